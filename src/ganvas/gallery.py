@@ -1,0 +1,136 @@
+"""One self-contained page that shows a run: its images beside real ones, the film, and the facts."""
+
+from __future__ import annotations
+
+import base64
+import html
+import json
+from pathlib import Path
+
+import numpy as np
+
+from ganvas import __version__
+from ganvas.checkpoint import read_json
+from ganvas.data.cache import load as load_pictures
+from ganvas.errors import CheckpointError, DataError
+from ganvas.files import storage_errors, write_bytes
+from ganvas.generator import Generator
+from ganvas.images import encode, grid
+
+SHOWN = 64
+
+STYLE = """
+:root { color-scheme: light dark; --ink: #1c1c1e; --soft: #6b6b70; --ground: #fafafa; --card: #fff; --line: #e3e3e6 }
+@media (prefers-color-scheme: dark) {
+  :root { --ink: #f1f1f3; --soft: #9b9ba1; --ground: #161618; --card: #202023; --line: #333338 }
+}
+body { margin: 0 auto; max-width: 75rem; padding: 2rem 1rem 4rem; background: var(--ground); color: var(--ink);
+       font: 1rem/1.5 system-ui, sans-serif }
+h1 { font-size: 1.6rem; margin: 0 } p { color: var(--soft); margin: .3rem 0 1.5rem }
+main { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 22rem), 1fr)); gap: 1.25rem }
+figure { margin: 0; padding: 1rem; background: var(--card); border: 1px solid var(--line); border-radius: .6rem }
+figcaption { margin-bottom: .6rem; font-weight: 600 } figcaption small { font-weight: 400; color: var(--soft) }
+img { width: 100%; height: auto; display: block; image-rendering: pixelated }
+table { border-collapse: collapse; margin-top: 2rem } th { text-align: left; padding-right: 2rem; font-weight: 400;
+        color: var(--soft) } td { overflow-wrap: anywhere }
+"""
+
+
+def write_gallery(run: Path, to: Path | None = None) -> Path:
+    """Write the page of the run folder `run` to `to` (by default gallery.html in it) and return its path.
+
+    Real pictures are taken from those held out, which training has not seen, so that they cannot have been copied.
+    Raises CheckpointError when there is no generator, StorageError when the page cannot be written.
+    """
+    generator = Generator.load(run)
+    count = min(SHOWN, generator.config.training.samples)
+    made = generator.sample(range(count))
+    figures = [figure("Generated", f"seeds 0 to {count - 1}", picture(made, generator))]
+    truncated = generator.sample(range(count), truncation=0.7)
+    real, note = real_pictures(run, count)
+    if real is not None:
+        figures.append(figure("Real", note, picture(real, None)))
+    figures.append(figure("Generated, truncation 0.7", "safer and less varied", picture(truncated, generator)))
+    film = run / "film.webp"
+    if film.is_file():
+        figures.append(figure("How they came about", "the same seeds, over time", inline(film.read_bytes(), "webp")))
+    page = f"""<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{html.escape(run.name)} - ganvas</title><style>{STYLE}</style></head><body>
+<h1>{html.escape(run.name)}</h1><p>{html.escape(headline(generator))}</p>
+<main>{"".join(figures)}</main>
+<table>{"".join(f"<tr><th>{html.escape(k)}<td>{html.escape(v)}" for k, v in facts(run, generator).items())}</table>
+</body></html>
+"""
+    path = to or run / "gallery.html"
+    with storage_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    write_bytes(path, page.encode())  # a page from before is replaced
+    return path
+
+
+def headline(generator: Generator) -> str:
+    """One line: what this is."""
+    height, width = generator.size
+    return (
+        f"A {generator.config.network.network} generator of {height}x{width} images, after "
+        f"{generator.seen_images:,} images seen in {float(generator.about.get('seconds', 0)) / 60:.1f} minutes."
+    )
+
+
+def facts(run: Path, generator: Generator) -> dict[str, str]:
+    """The settings worth knowing, by name."""
+    config = generator.config
+    rows = {
+        "pictures": config.source,
+        "licence of the pictures": str(generator.about.get("licence") or "not stated"),
+        "network": f"{config.network.network}, width {config.network.width}",
+        "objective": f"{config.objective.objective}, penalty {config.objective.penalty}",
+        "weights": generator.weights,
+        "made with": f"ganvas {__version__}",
+    }
+    last = last_metrics(run / "metrics.jsonl")
+    if last:
+        rows["speed"] = f"{last['images_per_second']:.0f} images/s"
+        rows["losses, last"] = f"D {last['discriminator_loss']:.2f}, G {last['generator_loss']:.2f}"
+    return rows
+
+
+def last_metrics(path: Path) -> dict[str, float]:
+    """The last whole row of a metrics file; empty where there is none."""
+    try:
+        lines = path.read_text("utf-8").splitlines()
+        return dict(json.loads(lines[-1])) if lines else {}
+    except (OSError, ValueError):
+        return {}
+
+
+def real_pictures(run: Path, count: int) -> tuple[np.ndarray | None, str]:
+    """Up to `count` real pictures, uint8 `[N, H, W, C]`, and what they are: held-out ones where a run has any.
+
+    None when they are no longer prepared.
+    """
+    try:
+        manifest = read_json(run / "manifest.json")
+        dataset = load_pictures(Path(str(manifest["cache"])), check=False)  # type: ignore[index,call-overload]
+    except (CheckpointError, DataError, KeyError, TypeError):
+        return None, ""
+    unseen = len(dataset.heldout) > 0
+    chosen = dataset.heldout if unseen else dataset.train
+    picked = chosen[np.linspace(0, len(chosen) - 1, min(count, len(chosen)), dtype=np.int64)]
+    return np.asarray(dataset.images[picked]), "held out: never seen in training" if unseen else "trained on"
+
+
+def picture(images: np.ndarray, generator: Generator | None) -> str:
+    """Images as one grid in an `img` element."""
+    return inline(encode(grid(images), "png", generator.provenance(None) if generator else None), "png")
+
+
+def inline(data: bytes, kind: str) -> str:
+    """An `img` element with its data inside."""
+    return f'<img alt="" src="data:image/{kind};base64,{base64.b64encode(data).decode()}">'
+
+
+def figure(title: str, note: str, content: str) -> str:
+    """A titled picture."""
+    return f"<figure><figcaption>{html.escape(title)} <small>{html.escape(note)}</small></figcaption>{content}</figure>"

@@ -1,0 +1,215 @@
+"""`style`: our default pair. A mapping network and modulated convolutions against a lean residual critic.
+
+    z ─ normalise ─ mapping ─▶ w ─────────┬──────────────┬─ … ─┐           latent, then intermediate latent
+                 constant h×w ─▶ stage ─▶ stage ×2 ─▶ … ─▶ stage ×2        feature maps, widest when smallest
+                                   └─ to image ─ + ─ … ─ + ───────────────▶ image [B, C, H, W] in about [-1, 1]
+
+    image ─ pixel unshuffle ─▶ block ÷2 ─▶ … ─▶ block ÷2 ─ minibatch deviation ─▶ logit
+
+The image ends are pixel-shuffled: full resolution, where activations cost more than arithmetic, is never computed at
+width. Channels change at the lower of two resolutions, which halves the cost of a stage. Sources: Karras et al. 2019
+and 2020 (mapping, modulation, skip outputs, residual critic); Shi et al. 2016 (pixel shuffle).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ganvas.networks.blocks import (
+    GAIN,
+    Conv2d,
+    Linear,
+    ModulatedConv2d,
+    activate,
+    blur,
+    downsample,
+    minibatch_deviation,
+    normalise,
+    upsample,
+)
+
+MAPPING_RATE = 0.1  # of the other layers' learning rate
+
+
+@dataclass(frozen=True)
+class Stages:
+    """The resolutions of a pair, smallest first, with their widths; the image is twice the last."""
+
+    sides: tuple[tuple[int, int], ...]
+    widths: tuple[int, ...]
+
+
+def stages(size: tuple[int, int], width: int) -> Stages:
+    """Halve `size` (height, width) down to a side of 4 to 7 where it divides; `width` channels at the largest stage.
+
+    Widths grow by a factor of two a stage up to `4 * width`: capacity is cheap where maps are small.
+    """
+    height, breadth = size[0] // 2, size[1] // 2
+    sides = [(height, breadth)]
+    while height % 2 == 0 and breadth % 2 == 0 and min(height, breadth) >= 8:
+        height, breadth = height // 2, breadth // 2
+        sides.append((height, breadth))
+    widths = [min(width * 2**i, width * 4) for i in range(len(sides))]
+    return Stages(tuple(reversed(sides)), tuple(reversed(widths)))
+
+
+def is_small(side: tuple[int, int]) -> bool:
+    """Whether a map is so small that fp32 costs nothing: these stages keep full precision in mixed training."""
+    return min(side) < 8
+
+
+class Mapping(nn.Module):
+    """Turn a latent into an intermediate latent: `z [B, Z] (, label [B]) -> w [B, D]`, two or more layers, fp32.
+
+    With classes, an embedding of the label joins the normalised latent. It trains more slowly than the rest, as in
+    Karras et al. 2019, appendix C: at full rate it soon maps many latents to one place, and images repeat.
+    """
+
+    def __init__(self, z_dim: int, w_dim: int, depth: int, classes: int) -> None:
+        super().__init__()
+        self.embed = nn.Parameter(torch.randn(classes, w_dim)) if classes else None
+        inputs = [z_dim + (w_dim if classes else 0)] + [w_dim] * (depth - 1)
+        self.layers = nn.ModuleList(Linear(n, w_dim, GAIN, rate=MAPPING_RATE) for n in inputs)
+
+    def forward(self, z: Tensor, label: Tensor | None = None) -> Tensor:
+        x = normalise(z)
+        if self.embed is not None:
+            if label is None:
+                raise ValueError("this generator was trained with classes: a label [B] is needed")
+            x = torch.cat([x, normalise(self.embed[label])], 1)
+        for layer in self.layers:
+            x = activate(layer(x))
+        return x
+
+
+class Stage(nn.Module):
+    """One resolution of the generator: `[B, n, h, w] -> [B, outputs, H, W]`, doubled unless it is the first."""
+
+    def __init__(self, inputs: int, outputs: int, w_dim: int, double: bool) -> None:
+        super().__init__()
+        self.enter = ModulatedConv2d(inputs, outputs, 3, w_dim) if double else None
+        self.refine = ModulatedConv2d(outputs, outputs, 3, w_dim)
+
+    def forward(self, x: Tensor, w: Tensor) -> Tensor:
+        if self.enter is not None:
+            x = upsample(activate(self.enter(x, w)))
+        return activate(self.refine(x, w))
+
+
+@torch.no_grad()
+def start_smooth(layer: nn.Module) -> None:
+    """Begin with the four weights that a pixel shuffle turns into one 2×2 patch equal: no checkerboard to unlearn.
+
+    Aitken et al. 2017 ("Checkerboard artifact free sub-pixel convolution", section 3).
+    """
+    weight = layer.get_parameter("weight")
+    weight.copy_(weight[::4].repeat_interleave(4, 0))
+
+
+class Generator(nn.Module):
+    """Latents to images: `z [B, Z] (, label [B]) -> [B, C, H, W]` fp32, about [-1, 1] (not clipped).
+
+    `size` is (height, width) in pixels, `width` the channels of the largest stage, `classes` 0 for none. `dtype` is
+    what the larger stages compute in.
+    """
+
+    def __init__(
+        self,
+        size: tuple[int, int],
+        channels: int,
+        width: int,
+        z_dim: int = 128,
+        classes: int = 0,
+        depth: int = 2,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        super().__init__()
+        self.z_dim, self.w_dim, self.dtype = z_dim, z_dim, dtype
+        self.plan = stages(size, width)
+        first, widths = self.plan.sides[0], self.plan.widths
+        self.mapping = Mapping(z_dim, self.w_dim, depth, classes)
+        self.constant = nn.Parameter(torch.randn(1, widths[0], *first))
+        self.stages = nn.ModuleList(
+            Stage(before, after, self.w_dim, double=i > 0)
+            for i, (before, after) in enumerate(zip((widths[0], *widths), widths, strict=False))
+        )
+        self.to_image = nn.ModuleList(ModulatedConv2d(n, 4 * channels, 3, self.w_dim, demodulate=False) for n in widths)
+        for layer in self.to_image:
+            start_smooth(layer)
+
+    def forward(self, z: Tensor, label: Tensor | None = None) -> Tensor:
+        return self.synthesise(self.mapping(z, label))
+
+    def synthesise(self, w: Tensor) -> Tensor:
+        """Intermediate latents to images: `w [B, D]`, or `[B, S, D]` with one for each of the S stages."""
+        per_stage = w[:, None].expand(-1, len(self.stages), -1) if w.dim() == 2 else w
+        x = self.constant.expand(len(w), -1, -1, -1).contiguous(memory_format=torch.channels_last)
+        image: Tensor | None = None
+        for i, (stage, to_image, side) in enumerate(zip(self.stages, self.to_image, self.plan.sides, strict=True)):
+            x = stage(x if is_small(side) else x.to(self.dtype), per_stage[:, i])
+            detail = F.pixel_shuffle(to_image(x, per_stage[:, i]).float(), 2)
+            image = blur(detail if image is None else upsample(image) + detail)
+        assert image is not None
+        return image
+
+
+class Block(nn.Module):
+    """One halving of the critic, residual: `[B, n, H, W] -> [B, outputs, H/2, W/2]` (Karras et al. 2020, fig. 7)."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.examine = Conv2d(inputs, inputs, 3, GAIN)
+        self.shrink = Conv2d(inputs, outputs, 3, GAIN / math.sqrt(2))
+        self.skip = Conv2d(inputs, outputs, 1, 1 / math.sqrt(2), bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = activate(self.shrink(downsample(activate(self.examine(x)))))
+        skip: Tensor = self.skip(downsample(x))
+        return y + skip
+
+
+class Discriminator(nn.Module):
+    """Images to logits: `[B, C, H, W] (, label [B]) -> [B]` fp32, higher where they look real.
+
+    With classes, the logit is the projection of the last features on the label's embedding (Miyato and Koyama 2018).
+    """
+
+    def __init__(
+        self,
+        size: tuple[int, int],
+        channels: int,
+        width: int,
+        classes: int = 0,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        super().__init__()
+        self.dtype = dtype
+        self.plan = stages(size, width)
+        widths, (height, breadth) = self.plan.widths[::-1], self.plan.sides[0]
+        self.enter = Conv2d(4 * channels, widths[0], 3, GAIN)
+        self.blocks = nn.ModuleList(Block(n, out) for n, out in pairwise(widths))
+        self.judge = Conv2d(widths[-1] + 1, widths[-1], 3, GAIN)
+        self.features = Linear(widths[-1] * height * breadth, widths[-1], GAIN)
+        self.logit = Linear(widths[-1], 1)
+        self.embed = nn.Parameter(torch.randn(classes, widths[-1])) if classes else None
+
+    def forward(self, images: Tensor, label: Tensor | None = None) -> Tensor:
+        x = F.pixel_unshuffle(images, 2).contiguous(memory_format=torch.channels_last).to(self.dtype)
+        x = activate(self.enter(x))
+        for block in self.blocks:
+            x = block(x)
+        x = activate(self.judge(minibatch_deviation(x.float())))
+        features = activate(self.features(x.flatten(1)))
+        logit: Tensor = self.logit(features).squeeze(1)
+        if self.embed is None:
+            return logit
+        if label is None:
+            raise ValueError("this critic was trained with classes: a label [B] is needed")
+        projection = (features * self.embed[label]).sum(1) / math.sqrt(features.shape[1])
+        return logit + projection

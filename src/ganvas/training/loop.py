@@ -1,0 +1,252 @@
+"""Training, from a folder of pictures to a run folder, top to bottom in the order in which it happens."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ganvas.checkpoint import clean, lock
+from ganvas.config import DataSettings, RunConfig, group_settings, make_config
+from ganvas.data.batches import Batches, gather
+from ganvas.data.cache import Dataset, prepare
+from ganvas.data.source import Source
+from ganvas.errors import TrainingError
+from ganvas.named import resolve
+from ganvas.networks import FAMILIES
+from ganvas.objectives import adversarial, penalty
+from ganvas.runtime import choose_machine
+from ganvas.training import samples
+from ganvas.training.ema import half_life, update_average
+from ganvas.training.log import Log, Tick
+from ganvas.training.plan import Plan, derive, images_budget
+from ganvas.training.players import make_players
+from ganvas.training.run import (
+    Interruption,
+    Moment,
+    Position,
+    Stopwatch,
+    begin,
+    going_on,
+    resume,
+    save_run,
+    stored_config,
+)
+from ganvas.training.step import Losses, draw_latents, play, to_tensor
+from ganvas.training.team import Team
+
+LOG_STEPS = 25  # steps from one row of metrics to the next
+
+
+class Watcher:
+    """What training tells whoever looks on; override what you want to hear. Nothing here may slow the loop."""
+
+    def preparing(self, done: int, total: int) -> None:
+        """`done` of `total` pictures are decoded."""
+
+    def prepared(self, plan: Plan, dataset: Dataset, position: Position) -> None:
+        """Training is about to start, or to go on."""
+
+    def tick(self, tick: Tick) -> None:
+        """Some steps later."""
+
+    def picture(self, path: Path) -> None:
+        """A sample grid was drawn."""
+
+    def saved(self, path: Path) -> None:
+        """A checkpoint was written."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """How a training session ended. `signal` is the one that interrupted it, or None when the budget was used."""
+
+    folder: Path
+    seen_images: int
+    seconds: float
+    signal: int | None = None
+    film: Path | None = None
+
+
+def train(
+    source: str | Path | Source,
+    to: str | Path | None = None,
+    *,
+    preset: str = "default",
+    watcher: Watcher | None = None,
+    **settings: Any,
+) -> Run:
+    """Train a generator on pictures, or go on where an earlier call stopped.
+
+    `source`: a folder, a zip, an fsspec address of either, or a Source. `to`: the run folder, by default
+    runs/<name of the source>. `settings`: any field of the groups in `ganvas.config`, such as `minutes=10, size=64`.
+    Raises GanvasError, one line, before any training when something is wrong with them.
+    """
+    given = group_settings(settings)
+    asked = make_config(str(source), preset, **given)
+    pictures, folder = find(source, to, asked, given)
+    return train_on(pictures, folder, asked, given, watcher or Watcher())
+
+
+def find(
+    source: str | Path | Source,
+    to: str | Path | None,
+    asked: RunConfig,
+    given: dict[str, dict[str, Any]],
+    notice: Callable[[str], None] = warnings.warn,
+) -> tuple[Source, Path]:
+    """The pictures and the run folder: `to`, or runs/<name of the source>.
+
+    A run that goes on opens its pictures as it did at first, whatever of that is not repeated now.
+    """
+    pictures = open_pictures(source, asked.data, notice)
+    folder = Path(to) if to else Path("runs") / pictures.name
+    stored = stored_config(folder)
+    if stored is not None:
+        pictures = open_pictures(source, going_on(stored, given, folder).data, notice)
+    return pictures, folder
+
+
+def open_pictures(
+    source: str | Path | Source, settings: DataSettings, notice: Callable[[str], None] = warnings.warn
+) -> Source:
+    """The source of pictures that a person named, as `settings` want it; one that is open already stays as it is."""
+    if isinstance(source, Source):
+        return source
+    side = max(settings.size) if settings.size else 64
+    return resolve(source, classes=settings.classes, count=settings.count, side=side, notice=notice)
+
+
+def train_on(source: Source, folder: Path, asked: RunConfig, given: dict[str, dict[str, Any]], watcher: Watcher) -> Run:
+    """Train into the run `folder`; `asked` is the configuration for a new run, `given` what the user wrote of it."""
+    stored = stored_config(folder)
+    config = asked if stored is None else going_on(stored, given, folder, asked.preset)
+    plan, dataset = make_plan(source, folder, config, watcher)
+    folder.mkdir(parents=True, exist_ok=True)
+    with lock(folder):
+        clean(folder)
+        return play_on(folder, plan, dataset, watcher)
+
+
+def make_plan(source: Source, folder: Path, config: RunConfig, watcher: Watcher) -> tuple[Plan, Dataset]:
+    """Prepare the pictures, look at the machine, settle every setting. Prepared pictures are cached beside the run."""
+    settings = config.training
+    machine = choose_machine(settings.device, settings.precision, settings.threads)
+    dataset = prepare(source, config.data, folder.parent / ".cache", progress=watcher.preparing)
+    return derive(config, dataset, machine), dataset
+
+
+def play_on(folder: Path, plan: Plan, dataset: Dataset, watcher: Watcher) -> Run:
+    """The loop. Everything random in a step follows from the seed and the images seen, so a resume is exact."""
+    config, machine, settings = plan.config, plan.machine, plan.config.training
+    batch, rate, every = settings.batch, settings.learning_rate, config.objective.penalty_every
+    assert batch is not None and rate is not None and every is not None and config.network.z_dim is not None
+
+    players = make_players(config, plan.channels, len(plan.classes), machine)
+    position = resume(folder, plan, dataset, players)
+    begin(folder, plan, dataset)
+    objective = adversarial(config.objective.objective)
+    smooth = penalty(config.objective.penalty, gamma=config.objective.gamma)
+    prior = FAMILIES[config.network.network].prior
+    batches = Batches(len(dataset.train), batch, settings.seed, bool(config.data.flip))
+    labels = torch.from_numpy(dataset.labels[dataset.train]) if dataset.labels is not None and plan.classes else None
+    limit = images_budget(config, len(dataset.train))
+
+    samples.drop_after(folder, position.seen_images)
+    log = Log(folder, position.seen_images, settings.tensorboard)
+    watcher.prepared(plan, dataset, position)
+    stopwatch = Stopwatch(position.seconds)
+    last_saved = last_logged = position.moment()
+    losses: Losses | None = None
+
+    with Interruption() as interruption, Team(settings.shares or 1, machine.threads) as team:
+        while True:
+            position.seconds = stopwatch.seconds()
+            progress = budget_used(position.moment(), settings.minutes, limit)
+
+            # Pictures first: a person wants to see something before anything else.
+            drawn = budget_used(position.drawn, settings.minutes, limit) if position.drawn else None
+            if samples.is_due(progress, drawn, settings.frames):
+                position.drawn = position.moment()
+                path = samples.write_grid(folder, players.average, config, len(plan.classes), position.seen_images)
+                log.picture(path, position.seen_images)
+                watcher.picture(path)
+            if progress >= 1.0 or interruption.signal is not None:
+                break
+
+            # One step. The learning rate is constant, then falls to zero as the budget runs out.
+            players.set_learning_rate(rate * annealed(progress, settings.anneal))
+            step = position.seen_images // batch
+            seed = (settings.seed << 31) ^ position.seen_images
+            random = torch.Generator().manual_seed(seed)
+            indices, flips = batches.take(position.seen_images, batch)
+            losses = play(
+                players,
+                to_tensor(gather(dataset, indices, flips), machine.device),
+                draw_latents(prior, batch, config.network.z_dim, random, machine.device),
+                labels[indices].to(machine.device) if labels is not None else None,
+                objective,
+                smooth if step % every == 0 else None,
+                every,
+                seed,
+                team,
+            )
+            position.seen_images += batch
+            halving = half_life(batch, position.seen_images, settings.ema_images)
+            update_average(players.average, players.generator, batch, halving)
+
+            # Tell, and save.
+            if (step + 1) % LOG_STEPS == 0:
+                tick = make_tick(position, last_logged, progress, rate * annealed(progress, settings.anneal), losses)
+                last_logged = position.moment()
+                log.write(tick)
+                watcher.tick(tick)
+            if position.seconds - last_saved.seconds > settings.save_minutes * 60:
+                last_saved = position.moment()
+                watcher.saved(save_run(folder, plan, dataset, players, position))
+
+    if losses is not None:
+        watcher.saved(save_run(folder, plan, dataset, players, position))
+    log.close()
+    film = samples.make_film(folder)
+    return Run(folder, position.seen_images, position.seconds, interruption.signal, film)
+
+
+def budget_used(moment: Moment, minutes: float | None, images: int | None) -> float:
+    """Share of the budget used up, 0 to 1 and beyond: of the time or of the images, whichever is further."""
+    by_time = moment.seconds / (minutes * 60) if minutes else 0.0
+    by_images = moment.seen_images / images if images else 0.0
+    return max(by_time, by_images)
+
+
+def annealed(progress: float, last: float) -> float:
+    """Factor of the learning rate: 1, then linearly to 0 over the `last` part of the budget."""
+    return min(1.0, max(0.0, 1.0 - progress) / last) if last > 0 else 1.0
+
+
+def make_tick(now: Position, before: Moment, progress: float, rate: float, losses: Losses) -> Tick:
+    """Read the losses off the device; raises TrainingError when one is not finite, before anything of it is saved."""
+    values = [float(value) for value in losses]
+    if not all(map(math.isfinite, values)):
+        raise TrainingError(
+            f"the losses are not finite after {now.seen_images:,} images; the last checkpoint is whole: "
+            "train a new run with a lower --learning-rate or a higher --gamma"
+        )
+    discriminator, generator, smoothness, real, fake = values
+    return Tick(
+        seen_images=now.seen_images,
+        seconds=now.seconds,
+        images_per_second=(now.seen_images - before.seen_images) / max(now.seconds - before.seconds, 1e-9),
+        progress=min(1.0, progress),
+        learning_rate=rate,
+        discriminator_loss=discriminator,
+        generator_loss=generator,
+        penalty=smoothness,
+        real_logit=real,
+        fake_logit=fake,
+    )

@@ -1,0 +1,244 @@
+"""What a run is going to do, decided before its first step: every derived setting with its reason, and the cost.
+
+Nothing is guessed later. What is decided here is stored as the run's configuration, and a resume reads it from there.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
+
+from ganvas.config import BUDGETS, DEFAULT_MINUTES, DataSettings, RunConfig, Settings
+from ganvas.data.cache import Dataset
+from ganvas.errors import SettingError
+from ganvas.networks import FAMILIES, check, width_for
+from ganvas.objectives import adversarial, penalty
+from ganvas.runtime import Machine
+from ganvas.training.players import make_players
+from ganvas.training.step import draw_latents, play, to_tensor
+from ganvas.training.team import Team, shares_for
+
+Group = TypeVar("Group", bound=Settings)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A run's settings after derivation, and why each derived one is what it is."""
+
+    config: RunConfig
+    machine: Machine
+    channels: int
+    classes: tuple[str, ...]
+    pictures: int  # that training sees
+    reasons: dict[str, str] = field(default_factory=dict)  # setting -> one line
+
+
+def derive(config: RunConfig, dataset: Dataset, machine: Machine) -> Plan:
+    """Fill in every setting that is None, from the pictures, the machine and the budget.
+
+    Raises SettingError when the networks cannot make what is asked for, or when objective and penalty do not exist.
+    """
+    size, pictures = dataset.settings.size, len(dataset.train)
+    assert size is not None
+    height, width = size
+    channels = int(dataset.images.shape[3])
+    name, device = config.network.network, machine.device
+    family = check(name, size, len(dataset.classes))
+    adversarial(config.objective.objective)
+
+    reasons = {
+        "precision": f"{'bf16' if machine.dtype == torch.bfloat16 else 'fp32'}: {machine.why}",
+        "flip": _flip_reason(config.data, dataset),
+        "channels": f"{'grey' if channels == 1 else 'rgb'}: {_channels_reason(config.data, channels)}",
+    }
+    shape = f"for {pictures:,} pictures of {height}x{width} on a {device}"
+    network = fill(
+        config.network,
+        reasons,
+        width=(width_for(size, pictures, device), shape),
+        z_dim=(family.z_dim, f"what {name} is made for"),
+    )
+    kind = config.objective.penalty
+    objective = fill(
+        config.objective,
+        reasons,
+        gamma=(default_gamma(kind, height * width, channels), "by pixels, which a slope is summed over, and colour"),
+        penalty_every=(default_interval(kind), "steps from one penalty to the next, which weighs so many times more"),
+    )
+    penalty(kind, gamma=objective.gamma)
+    training = fill(
+        config.training,
+        reasons,
+        batch=(default_batch(name, device), f"for {name} on a {device}"),
+        learning_rate=(default_rate(name), f"for {name}, at this batch"),
+    )
+    assert training.batch is not None
+    shares = training.shares or shares_for(training.batch, machine.threads, device, family.divisible)
+    check_shares(shares, training.batch, name, family.divisible)
+    precision = "bf16" if machine.dtype == torch.bfloat16 else "fp32"
+    found = {"shares": shares, "device": device, "precision": precision, "threads": machine.threads}
+    if all(getattr(training, budget) is None for budget in BUDGETS):
+        reasons["minutes"] = f"{DEFAULT_MINUTES:g}: no budget was given"
+        found["minutes"] = DEFAULT_MINUTES
+    groups = {"data": dataset.settings, "network": network, "objective": objective}
+    full = config.model_copy(update={**groups, "training": training.model_copy(update=found)})
+    return Plan(full, machine, channels, dataset.classes, pictures, reasons)
+
+
+def fill(group: Group, reasons: dict[str, str], **derived: tuple[Any, str]) -> Group:
+    """Put a derived value where a setting is None, and its reason into `reasons`; `derived` maps name to both."""
+    missing = {name: found for name, found in derived.items() if getattr(group, name) is None and found[0] is not None}
+    reasons.update({name: f"{value}: {reason}" for name, (value, reason) in missing.items()})
+    return group.model_copy(update={name: value for name, (value, _) in missing.items()})
+
+
+def check_shares(shares: int, batch: int, network: str, divisible: bool) -> None:
+    """Raise SettingError unless a batch can be cut into so many equal shares."""
+    if shares > 1 and not divisible:
+        raise SettingError(
+            f"shares {shares}: {network} normalises over the batch, which stays whole; leave --shares out"
+        )
+    if batch % shares:
+        raise SettingError(f"shares {shares}: do not divide a batch of {batch}; leave --shares out")
+
+
+def default_batch(network: str, device: str) -> int:
+    """Images a step: few on a CPU, where minutes buy few images and more steps make more of each.
+
+    `dcgan` keeps the 64 of its source: batch normalisation needs them.
+    """
+    if network == "dcgan":
+        return 64
+    return 16 if device == "cpu" else 32
+
+
+def default_rate(network: str) -> float:
+    """Learning rate of both players: 0.006 with equalised weights (found by trial), 0.0002 as Radford et al. 2016."""
+    return 6e-3 if network == "style" else 2e-4
+
+
+def default_gamma(name: str, pixels: int, channels: int) -> float | None:
+    """Weight of the penalty: 10 for wgan-gp (Gulrajani et al. 2017), else in proportion to the pixels.
+
+    At 64×64 it is 0.1 for grey, found by trial on photographs of faces, and 2 for colour, where Huang et al. 2024
+    (table of settings, FFHQ-64) begin, and which drawn portraits needed too.
+    """
+    if name == "none":
+        return None
+    return 10.0 if name == "wgan-gp" else round((0.1 if channels == 1 else 2.0) * pixels / 64**2, 4)
+
+
+def default_interval(name: str) -> int:
+    """Steps between penalties: each step for wgan-gp, whose slope must hold everywhere; lazily for the others."""
+    return 1 if name in ("wgan-gp", "none") else 4
+
+
+def images_budget(config: RunConfig, pictures: int) -> int | None:
+    """The budget in images seen, from `images` and `epochs`, whichever is less; None when only time limits the run."""
+    limits = [config.training.images] if config.training.images else []
+    if config.training.epochs:
+        limits.append(max(1, round(config.training.epochs * pictures)))
+    return min(limits) if limits else None
+
+
+def describe_budget(config: RunConfig) -> str:
+    """The budget in words: `"10 minutes"`, `"50,000 images"`."""
+    settings = config.training
+    parts = [f"{settings.minutes:g} minutes"] if settings.minutes else []
+    parts += [f"{settings.images:,} images"] if settings.images else []
+    parts += [f"{settings.epochs:g} epochs"] if settings.epochs else []
+    return " or ".join(parts)
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What training costs here: floating-point operations by count, speed by trial."""
+
+    generator_gflop: float  # one image forward, 2·MAC
+    discriminator_gflop: float
+    training_gflop: float  # one image through one step of both players, the penalty's share included
+    images_per_second: float
+
+
+class Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Counts floating-point operations, 2·MAC, of this thread while it is entered; double backward included."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.total = 0.0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        answer = func(*args, **(kwargs or {}))
+        formula = flop_registry.get(func.overloadpacket)
+        if formula is not None:
+            self.total += formula(*args, **(kwargs or {}), out_val=answer)
+        return answer
+
+
+def measure(plan: Plan, steps: int = 6) -> Cost:
+    """Count the operations of a step and time some steps on noise with throw-away networks; takes seconds."""
+    config, machine = plan.config, plan.machine
+    size, batch = config.data.size, config.training.batch
+    assert size is not None and batch is not None and config.objective.penalty_every is not None
+    players = make_players(config, plan.channels, len(plan.classes), machine)
+    random = torch.Generator().manual_seed(0)
+    objective = adversarial(config.objective.objective)
+    smooth = penalty(config.objective.penalty, gamma=config.objective.gamma)
+    prior = FAMILIES[config.network.network].prior
+    pixels = np.random.default_rng(0).integers(0, 256, (batch, *size, plan.channels), dtype=np.uint8)
+    z_dim: int = config.network.z_dim or 0
+    labels = torch.zeros(batch, dtype=torch.int64, device=machine.device) if plan.classes else None
+    extra = () if labels is None else (labels,)
+
+    def step(with_penalty: bool, team: Team) -> None:
+        latents = draw_latents(prior, batch, z_dim, random, machine.device)
+        real = to_tensor(pixels, machine.device)
+        play(players, real, latents, labels, objective, smooth if with_penalty else None, 1.0, 0, team)
+
+    def count(function: Callable[[], object]) -> float:
+        with Operations() as counter:
+            function()
+        return float(counter.total) / batch / 1e9
+
+    latents = draw_latents(prior, batch, z_dim, random, machine.device)
+    real = to_tensor(pixels, machine.device)
+    with torch.no_grad():
+        forward = count(lambda: players.generator(latents, *extra)), count(lambda: players.discriminator(real, *extra))
+    alone = Team(1, machine.threads)  # operations are counted in the thread that asks
+    plain, penalised = count(lambda: step(False, alone)), count(lambda: step(True, alone))
+    share = 0.0 if config.objective.penalty == "none" else 1 / config.objective.penalty_every
+    times = {}
+    with Team(config.training.shares or 1, machine.threads) as team:
+        for with_penalty in (False, True):
+            taken = []
+            for _ in range(max(2, steps // 2)):
+                start = time.perf_counter()
+                step(with_penalty, team)
+                if machine.device == "cuda":
+                    torch.cuda.synchronize()
+                taken.append(time.perf_counter() - start)
+            times[with_penalty] = float(np.median(taken))
+    seconds = times[False] + share * (times[True] - times[False])
+    return Cost(*forward, plain + share * (penalised - plain), batch / seconds)
+
+
+def _flip_reason(asked: DataSettings, dataset: Dataset) -> str:
+    answer = "yes" if dataset.settings.flip else "no"
+    if asked.flip is not None:
+        return f"{answer}: as asked"
+    if dataset.mirror_accuracy is None:
+        return f"{answer}: too few pictures to tell"
+    return f"{answer}: a classifier tells a picture from its mirror image {dataset.mirror_accuracy:.0%} of the time"
+
+
+def _channels_reason(asked: DataSettings, channels: int) -> str:
+    if asked.channels is not None:
+        return "as asked"
+    return "every picture is grey" if channels == 1 else "there are coloured pictures"

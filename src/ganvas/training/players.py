@@ -1,0 +1,101 @@
+"""The two players with all that their training remembers: weights, averages, optimisers; to and from named tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from ganvas.config import RunConfig
+from ganvas.networks import build
+from ganvas.runtime import Machine
+from ganvas.training.ema import start_average
+
+Tensors = dict[str, Tensor]
+
+
+@dataclass
+class Players:
+    """Generator, discriminator, the generator's moving average, and one Adam each."""
+
+    generator: nn.Module
+    discriminator: nn.Module
+    average: nn.Module
+    generator_optimiser: torch.optim.Adam
+    discriminator_optimiser: torch.optim.Adam
+
+    def tensors(self) -> dict[str, Tensors]:
+        """Everything, by part; what `restore` takes. Tensors are the live ones, not copies."""
+        networks = {
+            f"{name}.{key}": tensor
+            for name, module in (("generator", self.generator), ("discriminator", self.discriminator))
+            for key, tensor in module.state_dict().items()
+        }
+        return {"generator": dict(self.average.state_dict()), "networks": networks, "optimisers": self._moments()}
+
+    def expected(self) -> dict[str, dict[str, tuple[tuple[int, ...], torch.dtype]]]:
+        """Shapes and dtypes of `tensors`, to check a checkpoint against."""
+        return {
+            part: {name: (tuple(tensor.shape), tensor.dtype) for name, tensor in tensors.items()}
+            for part, tensors in self.tensors().items()
+        }
+
+    @torch.no_grad()
+    def restore(self, stored: Mapping[str, Mapping[str, Tensor]]) -> None:
+        """Copy `stored` into the live tensors, which keep their device and memory layout: not a bit is changed."""
+        for part, tensors in self.tensors().items():
+            for name, tensor in tensors.items():
+                tensor.copy_(stored[part][name])
+
+    def set_learning_rate(self, rate: float) -> None:
+        """Set both players' step size."""
+        for optimiser in (self.generator_optimiser, self.discriminator_optimiser):
+            for group in optimiser.param_groups:
+                group["lr"] = rate
+
+    def _moments(self) -> Tensors:
+        """Adam's two moments and step counter of each weight, by name."""
+        found = {}
+        for name, module, optimiser in (
+            ("generator", self.generator, self.generator_optimiser),
+            ("discriminator", self.discriminator, self.discriminator_optimiser),
+        ):
+            for key, parameter in module.named_parameters():
+                for moment, tensor in optimiser.state[parameter].items():
+                    found[f"{name}.{key}.{moment}"] = tensor
+        return found
+
+
+def make_players(config: RunConfig, channels: int, classes: int, machine: Machine) -> Players:
+    """Build both networks from the configuration's seed, and their optimisers with moments at zero."""
+    settings = config.training
+    assert config.data.size is not None and settings.learning_rate is not None
+    torch.manual_seed(settings.seed)  # initial weights; every later draw has a generator of its own
+    generator, discriminator = build(config.network, config.data.size, channels, classes, machine.dtype)
+    generator.to(machine.device)
+    discriminator.to(machine.device)
+    optimisers = [
+        torch.optim.Adam(
+            module.parameters(),
+            lr=settings.learning_rate,
+            betas=(settings.beta1, settings.beta2),
+            fused=machine.device != "mps",
+        )
+        for module in (generator, discriminator)
+    ]
+    for optimiser in optimisers:
+        _fill(optimiser)
+    return Players(generator, discriminator, start_average(generator), *optimisers)
+
+
+def _fill(optimiser: torch.optim.Adam) -> None:
+    """Give every weight Adam's state now rather than at the first step, so that a resume has somewhere to copy to."""
+    for group in optimiser.param_groups:
+        for parameter in group["params"]:
+            optimiser.state[parameter] = {
+                "step": torch.zeros((), dtype=torch.float32, device=parameter.device if group["fused"] else "cpu"),
+                "exp_avg": torch.zeros_like(parameter, memory_format=torch.preserve_format),
+                "exp_avg_sq": torch.zeros_like(parameter, memory_format=torch.preserve_format),
+            }

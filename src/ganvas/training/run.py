@@ -1,0 +1,204 @@
+"""A run folder as training sees it: begin one, or go on with one; what must agree, what may change."""
+
+from __future__ import annotations
+
+import signal
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Any, NamedTuple
+
+from pydantic import ValidationError
+
+from ganvas import __version__
+from ganvas.checkpoint import load_latest, read_json, save, write_json
+from ganvas.config import GROUPS, RunConfig, describe
+from ganvas.data.cache import Dataset
+from ganvas.errors import CheckpointError, SettingError
+from ganvas.training.plan import Plan
+from ganvas.training.players import Players
+
+# What a later command may change about a run that has begun. The rest defines what is learned.
+CHANGEABLE = {
+    "data": {"workers"},
+    "training": {"minutes", "images", "epochs", "device", "precision", "threads", "save_minutes", "tensorboard"},
+}
+KEEP = 2  # checkpoints
+
+
+def stored_config(folder: Path) -> RunConfig | None:
+    """The configuration of the run in `folder`; None where no run has begun; CheckpointError if damaged."""
+    path = folder / "config.json"
+    if not path.exists():
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise SettingError(f"{folder}: is there already and is not a run folder; name another with --to")
+        return None
+    try:
+        return RunConfig.model_validate(read_json(path))
+    except ValidationError as error:
+        raise CheckpointError(f"{path}: is not a run's configuration ({describe(error)}); restore it") from None
+
+
+def going_on(stored: RunConfig, given: dict[str, dict[str, Any]], folder: Path, preset: str = "default") -> RunConfig:
+    """The stored configuration with what `given` may change; raises SettingError for what it may not.
+
+    `given` holds what the user wrote, group by group; `preset` "default" counts as not written. A new budget replaces
+    the old one.
+    """
+    if preset not in ("default", stored.preset):
+        raise SettingError(
+            f"preset = {preset}: {folder} was begun with {stored.preset}; leave it out to go on, "
+            "or begin another run with --to"
+        )
+    update: dict[str, Any] = {}
+    for group in GROUPS:
+        settings = getattr(stored, group)
+        for name, value in given.get(group, {}).items():
+            before = getattr(settings, name)
+            checked = getattr(type(settings).model_validate({name: value}), name)
+            if checked == before or value is None:
+                continue
+            if name not in CHANGEABLE.get(group, ()):
+                raise SettingError(
+                    f"{name.replace('_', '-')} = {_word(checked)}: {folder} was begun with {_word(before)}; "
+                    f"leave it out to go on, or begin another run with --to"
+                )
+            update.setdefault(group, {})[name] = checked
+    budget = {name: given.get("training", {}).get(name) for name in ("minutes", "images", "epochs")}
+    if any(value is not None for value in budget.values()):
+        update.setdefault("training", {}).update(budget)
+    groups = {group: getattr(stored, group).model_copy(update=changes) for group, changes in update.items()}
+    return stored.model_copy(update=groups)
+
+
+def _word(value: Any) -> str:
+    if isinstance(value, tuple):
+        return "x".join(map(str, value))
+    return "none" if value is None else str(value)
+
+
+class Moment(NamedTuple):
+    """A point in a run."""
+
+    seen_images: int = 0
+    seconds: float = 0.0
+
+
+@dataclass
+class Position:
+    """How far a run is; all that training remembers beside the players' tensors."""
+
+    seen_images: int = 0
+    seconds: float = 0.0  # of training, over all resumes
+    drawn: Moment | None = None  # when the last sample grid was drawn
+    notes: list[str] = field(default_factory=list)  # what a resume has to say
+
+    def moment(self) -> Moment:
+        """This point, as something that stays."""
+        return Moment(self.seen_images, self.seconds)
+
+
+def resume(folder: Path, plan: Plan, dataset: Dataset, players: Players) -> Position:
+    """Put the newest sound checkpoint into `players`; the start of a run where there is none.
+
+    Raises CheckpointError when every checkpoint is damaged, and SettingError when the pictures are other ones.
+    """
+    found = load_latest(folder, expect=players.expected())
+    if found is None:
+        return Position()
+    state: dict[str, Any] = found.state
+    if state["data_digest"] != dataset.digest:
+        raise SettingError(
+            f"{dataset.name}: holds other pictures than {folder} was trained on; bring them back, "
+            "or begin another run with --to"
+        )
+    players.restore(found.tensors)
+    position = Position(found.seen_images, float(state["seconds"]), Moment(*state["drawn"]) if state["drawn"] else None)
+    position.notes += [f"passed over a damaged checkpoint: {line}" for line in found.skipped]
+    now = fingerprint(plan)
+    if state["machine"] != now:
+        position.notes.append(f"not bit-exact: begun on {state['machine']}, going on with {now}")
+    return position
+
+
+def fingerprint(plan: Plan) -> str:
+    """What must agree for two runs to be equal bit by bit, in words."""
+    machine = plan.machine
+    return f"{machine.device}, {plan.config.training.precision}, {machine.threads} threads"
+
+
+def begin(folder: Path, plan: Plan, dataset: Dataset) -> None:
+    """Write config.json and manifest.json: what the run is, what its pictures are and whose."""
+    (folder / "samples").mkdir(parents=True, exist_ok=True)
+    write_json(folder / "config.json", plan.config.model_dump(mode="json"))
+    manifest: dict[str, Any] = {
+        "format": "ganvas-run-1",
+        "ganvas": __version__,
+        "name": dataset.name,
+        "pictures": {
+            "source": plan.config.source,
+            "licence": dataset.licence,
+            "digest": dataset.digest,
+            "train": len(dataset.train),
+            "held_out": len(dataset.heldout),
+            "classes": list(dataset.classes),
+        },
+        "cache": str(dataset.root),
+        "why": plan.reasons,
+    }
+    write_json(folder / "manifest.json", manifest)
+
+
+def save_run(folder: Path, plan: Plan, dataset: Dataset, players: Players, position: Position) -> Path:
+    """Save everything that `resume` and `Generator.load` need, as one atomic checkpoint."""
+    state: dict[str, Any] = {
+        "config": plan.config.model_dump(mode="json"),
+        "size": list(dataset.images.shape[1:3]),
+        "channels": plan.channels,
+        "classes": list(plan.classes),
+        "licence": dataset.licence,
+        "data_digest": dataset.digest,
+        "seconds": position.seconds,
+        "drawn": list(position.drawn) if position.drawn else None,
+        "machine": fingerprint(plan),
+    }
+    return save(folder, position.seen_images, players.tensors(), state, KEEP)
+
+
+class Interruption:
+    """Turns the first SIGINT or SIGTERM into a wish that the loop grants after its step; a second SIGINT is immediate.
+
+    Outside the main thread, where signals cannot be caught, it does nothing.
+    """
+
+    signal: int | None = None
+
+    def __enter__(self) -> Interruption:
+        self._before = {}
+        for number in (signal.SIGINT, signal.SIGTERM):
+            try:
+                self._before[number] = signal.signal(number, self._handle)
+            except ValueError:
+                break
+        return self
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self.signal is not None and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.signal = number
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+
+class Stopwatch:
+    """Seconds of training over all resumes."""
+
+    def __init__(self, before: float) -> None:
+        self._start = time.monotonic() - before
+
+    def seconds(self) -> float:
+        """Seconds since the run began, pauses between resumes left out."""
+        return time.monotonic() - self._start

@@ -1,0 +1,123 @@
+"""One step of the game: the discriminator learns to tell, then the generator learns to deceive."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ganvas.objectives import Objective, Penalty
+from ganvas.training.players import Players
+from ganvas.training.team import Team
+
+PENALTY_STREAM = 1 << 62  # keeps what a penalty draws apart from the latents, which are drawn from the bare seed
+
+
+class Share(NamedTuple):
+    """What one member of the team keeps of its part of a batch between the two halves of a step."""
+
+    fake: Tensor  # [b, C, H, W], with its graph
+    label: tuple[Tensor, ...]
+    loss: Tensor
+    smoothness: Tensor
+    real_logits: Tensor  # [b]
+    fake_logits: Tensor
+
+
+class Losses(NamedTuple):
+    """Scalars of one step, still on the device: reading one waits for it."""
+
+    discriminator: Tensor
+    generator: Tensor
+    penalty: Tensor
+    real_logit: Tensor
+    fake_logit: Tensor
+
+
+def to_tensor(pixels: np.ndarray, device: str) -> Tensor:
+    """Pictures to what networks see: `uint8 [B, H, W, C] -> fp32 [B, C, H, W]` in [-1, 1], channels last in memory."""
+    return torch.from_numpy(pixels).to(device).permute(0, 3, 1, 2).float() / 127.5 - 1.0
+
+
+def draw_latents(prior: str, count: int, z_dim: int, random: torch.Generator, device: str) -> Tensor:
+    """Draw `[count, z_dim]` latents: standard normal, or uniform on [-1, 1]. Drawn on the CPU: alike on any device."""
+    if prior == "uniform":
+        return (torch.rand(count, z_dim, generator=random) * 2 - 1).to(device)
+    return torch.randn(count, z_dim, generator=random).to(device)
+
+
+def play(
+    players: Players,
+    real: Tensor,
+    latents: Tensor,
+    labels: Tensor | None,
+    objective: Objective,
+    penalty: Penalty | None,
+    penalty_weight: float,
+    seed: int,
+    team: Team,
+) -> Losses:
+    """Train both players on one batch: `real [B, C, H, W]`, `latents [B, Z]`, `labels [B]` or None.
+
+    One batch of fakes serves both: the discriminator sees it cut off from the generator, then, one update wiser, judges
+    it again with the gradient flowing through. A paired objective compares those verdicts with the logits that the
+    reals had before the update, which saves a pass. `penalty` is None on steps that go without; `seed` is what it
+    draws from. Every member of the team plays on its share of the batch, and the gradients are averaged.
+    """
+    generator, discriminator = players.generator, players.discriminator
+    generator_weights: list[Tensor] = list(generator.parameters())
+    discriminator_weights: list[Tensor] = list(discriminator.parameters())
+
+    def tell_apart(member: int, real: Tensor, latents: Tensor, *label: Tensor) -> tuple[Share, list[Tensor]]:
+        fake = generator(latents, *label)
+        seen = fake.detach()
+        if penalty is not None and penalty.needs_image_grad:
+            real, seen = real.requires_grad_(True), seen.requires_grad_(True)
+        real_logits, fake_logits = discriminator(real, *label), discriminator(seen, *label)
+        loss = objective.critic_loss(real_logits, fake_logits)
+        smoothness = torch.zeros((), device=real.device)
+        if penalty is not None:
+            random = torch.Generator(real.device).manual_seed(seed + PENALTY_STREAM + member)
+            smoothness = penalty(
+                lambda images: discriminator(images, *label), real, seen, real_logits, fake_logits, random
+            )
+        gradients = torch.autograd.grad(loss + penalty_weight * smoothness, discriminator_weights)
+        share = Share(fake, label, loss.detach(), smoothness.detach(), real_logits.detach(), fake_logits.detach())
+        return share, list(gradients)
+
+    def deceive(share: Share) -> tuple[Tensor, list[Tensor]]:
+        loss = objective.generator_loss(share.real_logits, discriminator(share.fake, *share.label))
+        return loss.detach(), list(torch.autograd.grad(loss, generator_weights))
+
+    # The discriminator: tell reals from fakes.
+    extra = () if labels is None else (labels,)
+    shares, gradients = team.play(tell_apart, range(team.size), *map(team.split, (real, latents, *extra)))
+    update(players.discriminator_optimiser, discriminator_weights, gradients)
+
+    # The generator: be taken for real. The discriminator's own weights need no gradient now, a third of its work.
+    discriminator.requires_grad_(False)
+    losses, gradients = team.play(deceive, shares)
+    discriminator.requires_grad_(True)
+    update(players.generator_optimiser, generator_weights, gradients)
+
+    return Losses(
+        torch.stack([share.loss for share in shares]).mean(),
+        torch.stack(losses).mean(),
+        torch.stack([share.smoothness for share in shares]).mean(),
+        torch.cat([share.real_logits for share in shares]).mean(),
+        torch.cat([share.fake_logits for share in shares]).mean(),
+    )
+
+
+def update(optimiser: torch.optim.Optimizer, weights: list[Tensor], gradients: list[list[Tensor]]) -> None:
+    """Average the members' gradients, always in the same order, and take one step of the optimiser."""
+    total = gradients[0]
+    for others in gradients[1:]:
+        torch._foreach_add_(total, others)
+    if len(gradients) > 1:
+        torch._foreach_div_(total, float(len(gradients)))
+    for weight, gradient in zip(weights, total, strict=True):
+        weight.grad = gradient
+    optimiser.step()

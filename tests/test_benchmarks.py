@@ -1,0 +1,120 @@
+"""The throughput benchmark compares like with like: its tutorial network is the same function as `dcgan`."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from ganvas.config import DataSettings, NetworkSettings, make_config
+from ganvas.networks import build
+from ganvas.objectives import adversarial
+from ganvas.runtime import Machine
+from ganvas.training.players import Players, make_players
+from ganvas.training.step import play
+from ganvas.training.team import Team
+
+BATCH = 8
+
+
+def load_tutorial() -> ModuleType:
+    path = Path(__file__).resolve().parents[1] / "benchmarks" / "tutorial_dcgan.py"
+    spec = importlib.util.spec_from_file_location("tutorial_dcgan", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+tutorial = load_tutorial()
+
+
+def weights(module: nn.Module) -> list[Tensor]:
+    """Weights of the layers in order: linear and convolution as they are listed, normalisation after them."""
+    layers = [part for part in module.modules() if isinstance(part, (nn.Linear, nn.Conv2d, nn.ConvTranspose2d))]
+    layers.sort(key=lambda layer: isinstance(layer, nn.Linear))
+    norms = [part for part in module.modules() if isinstance(part, nn.BatchNorm2d)]
+    return [tensor for part in (*layers, *norms) for tensor in part.state_dict().values()]
+
+
+def live(weight: Tensor, like: Tensor) -> Tensor:
+    """What of the tutorial's weight can touch anything: of 5×5 over a 1×1 map with padding 2, taps 2 and 3."""
+    return weight if weight.shape == like.shape else weight[:, :, 2:4, 2:4]
+
+
+@torch.no_grad()
+def copy_weights(to: nn.Module, taught: nn.Module) -> None:
+    for mine, theirs in zip(weights(to), weights(taught), strict=True):
+        mine.copy_(live(theirs, mine))
+
+
+def pair(channels: int) -> tuple[nn.Module, nn.Module, nn.Module, nn.Module]:
+    torch.manual_seed(channels)
+    loop = tutorial.Loop(channels, "cpu")
+    for norm in (*loop.generator.modules(), *loop.discriminator.modules()):
+        if isinstance(norm, nn.BatchNorm2d):  # as they start, all norms are alike: a mixed-up order would not show
+            nn.init.normal_(norm.weight, 1.0, 0.1)
+            nn.init.normal_(norm.bias, 0.0, 0.1)
+    ours = build(NetworkSettings(network="dcgan", width=8, z_dim=100), (64, 64), channels)
+    copy_weights(ours.generator, loop.generator)
+    copy_weights(ours.discriminator, loop.discriminator)
+    return ours.generator, ours.discriminator, loop.generator, loop.discriminator
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("training", [True, False])
+def test_the_tutorial_network_is_the_same_function(channels: int, training: bool) -> None:
+    networks = pair(channels)
+    for network in networks:
+        network.train(training)
+    generator, discriminator, taught_generator, taught_discriminator = networks
+    z = torch.rand(BATCH, 100) * 2 - 1
+    with torch.no_grad():
+        images, taught_images = generator(z), taught_generator(z)
+        assert taught_images.std() > 1e-3  # not a comparison of nothing with nothing
+        torch.testing.assert_close(images, taught_images, atol=1e-4, rtol=0)
+        torch.testing.assert_close(discriminator(images), taught_discriminator(images), atol=1e-4, rtol=0)
+
+
+def copied_players(loop: nn.Module) -> Players:
+    settings = {"batch": BATCH, "learning_rate": 2e-4}
+    config = make_config(
+        "noise", "dcgan", data=DataSettings(size=(64, 64)).model_dump(), network={"width": 8, "z_dim": 100},
+        training=settings,
+    )  # fmt: skip
+    players = make_players(config, 1, 0, Machine("cpu", torch.float32, 1, "as asked"))
+    copy_weights(players.generator, loop.generator)
+    copy_weights(players.discriminator, loop.discriminator)
+    return players
+
+
+def test_a_step_of_both_loops_teaches_the_same() -> None:
+    """Losses and the gradients of both players, read off Adam's first moment: (1 − β1) g after one step."""
+    torch.manual_seed(0)
+    loop = tutorial.Loop(1, "cpu")
+    players = copied_players(loop)
+    real, z = torch.rand(BATCH, 1, 64, 64) * 2 - 1, torch.rand(BATCH, 100) * 2 - 1
+    losses = play(
+        players, real.clone(), z, None, adversarial("non-saturating"), None, 1.0, seed=0, team=Team(1, threads=1)
+    )
+    taught_discriminator, taught_generator = loop.step(real, z)
+    torch.testing.assert_close(losses.discriminator, taught_discriminator, atol=1e-4, rtol=0)
+    torch.testing.assert_close(losses.generator, taught_generator, atol=1e-3, rtol=0)
+
+    def moments(optimiser: torch.optim.Adam, module: nn.Module) -> list[Tensor]:
+        found = {parameter.data_ptr(): optimiser.state[parameter]["exp_avg"] for parameter in module.parameters()}
+        return [found[tensor.data_ptr()] for tensor in weights(module) if tensor.data_ptr() in found]
+
+    for module, optimiser, taught, taught_optimiser in (
+        (players.discriminator, players.discriminator_optimiser, loop.discriminator, loop.discriminator_optimiser),
+        (players.generator, players.generator_optimiser, loop.generator, loop.generator_optimiser),
+    ):
+        mine, theirs = moments(optimiser, module), moments(taught_optimiser, taught)
+        assert len(mine) == len(list(module.parameters())) == len(theirs)
+        for a, b in zip(mine, theirs, strict=True):
+            b = live(b, a)
+            assert (a - b).norm() < 0.02 * b.norm()

@@ -1,0 +1,135 @@
+"""The plan: what was asked stays, what was not is filled in with a reason, and what cannot be is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ganvas.config import DEFAULT_MINUTES, PRESETS, RunConfig, make_config
+from ganvas.data.cache import Dataset, prepare
+from ganvas.data.source import open_source
+from ganvas.errors import SettingError
+from ganvas.networks import FAMILIES
+from ganvas.runtime import Machine
+from ganvas.training.plan import default_gamma, default_interval, derive, describe_budget, images_budget, measure
+
+MACHINE = Machine("cpu", torch.float32, 1, "for a test")
+
+
+@pytest.fixture(scope="module")
+def dataset(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    return prepare(open_source(pictures), make_config("x", data={"size": 32}).data, tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(scope="module")
+def labelled(classed: Path, tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    settings = make_config("x", data={"size": 32, "classes": True}).data
+    return prepare(open_source(classed), settings, tmp_path_factory.mktemp("cache"))
+
+
+@pytest.mark.parametrize("preset", sorted(PRESETS))
+def test_everything_is_settled_and_explained(dataset: Dataset, preset: str) -> None:
+    # What is asked of the pictures, other than here, reaches them when they are prepared.
+    asked = make_config("discs", preset, data={"size": 32, "fit": "crop", "flip": None})
+    plan = derive(asked, dataset, MACHINE)
+    for group in ("data", "network", "objective", "training"):
+        for name, value in getattr(plan.config, group):
+            before = getattr(getattr(asked, group), name)
+            if before is not None:
+                assert value == before, f"{name} was asked for"
+            optional = {"minutes", "images", "epochs", "count", "workers", "gamma", "ema_images"}
+            assert value is not None or name in optional, name
+    assert plan.config.objective.penalty == "none" or plan.config.objective.gamma is not None
+    assert plan.channels == 3 and plan.classes == () and plan.pictures == len(dataset.train)
+    for name in ("precision", "flip", "channels", "z_dim", "penalty_every"):
+        assert plan.reasons[name] and "\n" not in plan.reasons[name]
+    assert derive(plan.config, dataset, MACHINE).config == plan.config, "settled once, settled for good"
+
+
+def test_what_was_asked_for_has_no_reason(dataset: Dataset, tiny: dict[str, Any]) -> None:
+    asked = make_config("discs", data={"size": 32}, network={"width": 8, "z_dim": 16}, training={"batch": 4})
+    plan = derive(asked, dataset, MACHINE)
+    assert {"width", "z_dim", "batch"}.isdisjoint(plan.reasons)
+    assert (plan.config.network.width, plan.config.network.z_dim, plan.config.training.batch) == (8, 16, 4)
+
+
+def test_a_budget_is_always_there(dataset: Dataset) -> None:
+    assert derive(make_config("discs", data={"size": 32}), dataset, MACHINE).config.training.minutes == DEFAULT_MINUTES
+    for budget in ({"images": 100}, {"epochs": 2.0}):
+        settings = derive(make_config("d", data={"size": 32}, training=budget), dataset, MACHINE).config.training
+        assert settings.minutes is None
+
+
+@pytest.mark.parametrize(
+    ("groups", "words"),
+    [
+        ({"network": {"network": "stile"}}, ["stile", "did you mean 'style'"]),
+        ({"objective": {"objective": "hing"}}, ["hing", "did you mean 'hinge'"]),
+        ({"objective": {"penalty": "r3"}}, ["r3", "r1+r2"]),
+    ],
+)
+def test_unknown_names_are_refused_in_one_line(dataset: Dataset, groups: dict[str, Any], words: list[str]) -> None:
+    with pytest.raises(SettingError) as caught:
+        derive(make_config("discs", data={"size": 32}, **groups), dataset, MACHINE)
+    assert "\n" not in str(caught.value)
+    assert all(word in str(caught.value) for word in words)
+
+
+def test_classes_need_a_network_that_learns_them(labelled: Dataset) -> None:
+    data = {"size": 32, "classes": True}
+    plan = derive(make_config("classed", data=data), labelled, MACHINE)
+    assert plan.classes == ("early", "late")
+    with pytest.raises(SettingError, match="dcgan does not learn classes"):
+        derive(make_config("classed", "dcgan", data=data), labelled, MACHINE)
+
+
+def test_the_penalty_is_weighed_by_what_it_sums_over() -> None:
+    """R1 and R2 sum over pixels, so their weight grows with them; wgan-gp has its paper's 10 at any size."""
+    for name in ("r1", "r2", "r1+r2", "finite-difference"):
+        small, large = default_gamma(name, 64 * 64, 3), default_gamma(name, 256 * 256, 3)
+        assert small and large and 0 < small < large
+    assert default_gamma("wgan-gp", 1, 1) == default_gamma("wgan-gp", 10**6, 3) == 10.0
+    assert default_gamma("none", 64 * 64, 3) is None
+    assert default_interval("wgan-gp") == 1
+
+
+@given(
+    images=st.none() | st.integers(1, 10**9), epochs=st.none() | st.floats(0.01, 1e4), pictures=st.integers(1, 10**6)
+)
+def test_the_budget_in_images_is_the_lesser(images: int | None, epochs: float | None, pictures: int) -> None:
+    config = make_config("d", training={"images": images, "epochs": epochs, "minutes": 1})
+    found = images_budget(config, pictures)
+    if images is None and epochs is None:
+        assert found is None
+        return
+    assert found is not None and found >= 1
+    assert images is None or found <= images
+    assert epochs is None or found <= max(1, epochs * pictures + 0.5)
+    assert found == images or (epochs is not None and abs(found - max(1, epochs * pictures)) <= 0.5)
+
+
+def test_the_budget_in_words() -> None:
+    config = make_config("d", training={"minutes": 10, "images": 50_000, "epochs": 2.5})
+    assert describe_budget(config) == "10 minutes or 50,000 images or 2.5 epochs"
+
+
+@pytest.mark.parametrize("name", sorted(FAMILIES))
+def test_the_cost_is_counted(dataset: Dataset, name: str) -> None:
+    groups: dict[str, Any] = {"network": {"network": name, "width": 8, "z_dim": 16}, "training": {"batch": 2}}
+
+    def cost_of(penalty: str, every: int | None = None) -> Any:
+        objective = {"penalty": penalty, "penalty_every": every}
+        config: RunConfig = make_config("discs", data={"size": 32}, objective=objective, **groups)
+        return measure(derive(config, dataset, MACHINE), steps=2)
+
+    plain, always, rarely = cost_of("none"), cost_of("r1+r2", 1), cost_of("r1+r2", 4)
+    forward = plain.generator_gflop + 3 * plain.discriminator_gflop
+    assert plain.images_per_second > 0 and plain.generator_gflop > 0
+    assert 2 * forward < plain.training_gflop < 3.01 * forward, "one pass of G, three of D, and their backward passes"
+    share = (rarely.training_gflop - plain.training_gflop) / (always.training_gflop - plain.training_gflop)
+    assert share == pytest.approx(1 / 4), "a penalty every fourth step costs a quarter"
