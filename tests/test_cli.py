@@ -231,12 +231,13 @@ def wait_for(process: subprocess.Popen[str], words: str) -> str:
     """Read what a process prints until `words` are among it."""
     assert process.stdout is not None
     seen, until = "", time.monotonic() + WAIT_SECONDS
-    while words not in seen:
+    while words not in seen or not seen.endswith("\n"):
         assert time.monotonic() < until, f"{words!r} never came: {seen}"
         if select.select([process.stdout], [], [], 1.0)[0]:
-            line = process.stdout.readline()
-            assert line, f"it ended: {seen}"
-            seen += line
+            # Not readline: it would take two lines off the pipe and give one, and select waits for what the pipe holds.
+            some = os.read(process.stdout.fileno(), 1 << 16)
+            assert some, f"it ended: {seen}"
+            seen += some.decode()
     return seen
 
 
