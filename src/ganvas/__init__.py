@@ -20,9 +20,10 @@ from ganvas import runtime as runtime  # must come before torch: it sets OpenMP 
 from ganvas.errors import GanvasError
 
 if TYPE_CHECKING:
+    from ganvas.api import train
     from ganvas.generation import generate
     from ganvas.generator import Generator
-    from ganvas.training.loop import Run, train
+    from ganvas.training.loop import Run
 
 __version__ = "0.1.0"
 __all__ = ["GanvasError", "Generator", "Run", "__version__", "generate", "train"]
@@ -31,7 +32,7 @@ _HOMES = {
     "Generator": "ganvas.generator",
     "Run": "ganvas.training.loop",
     "generate": "ganvas.generation",
-    "train": "ganvas.training.loop",
+    "train": "ganvas.api",
 }
 
 

@@ -185,15 +185,20 @@ def load_latest(
     *,
     expect: Mapping[str, Expected] | None = None,
     parts: Collection[str] | None = None,
+    upto: int | None = None,
 ) -> Checkpoint | None:
     """Read the newest valid checkpoint of the run `folder`; None where it has none. Writes nothing.
+
+    `upto` passes over those of more images seen.
 
     Damaged ones are passed over and named in `skipped`. Raises CheckpointError where all are damaged or do not match
     `expect` (see `load`).
     """
     checkpoints = Path(folder) / "checkpoints"
     skipped: list[str] = []
-    for _, path in _numbered(checkpoints):
+    for seen_images, path in _numbered(checkpoints):
+        if upto is not None and seen_images > upto:
+            continue
         try:
             found = load(path, expect, parts=parts)
         except CheckpointError as exc:

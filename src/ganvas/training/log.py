@@ -9,6 +9,8 @@ from typing import Any
 
 from ganvas.errors import MissingExtra
 from ganvas.files import storage_errors
+from ganvas.training.monitor import Finding
+from ganvas.training.vitals import Vitals
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,29 @@ class Log:
             for key, value in row.items():
                 if key != "seen_images":
                     self._board.add_scalar(key, value, tick.seen_images)
+
+    def score(self, seen_images: int, seconds: float, metric: str, value: float) -> None:
+        """Add a row with a score of the averaged generator."""
+        row = {"seen_images": seen_images, "seconds": round(seconds, 6), "metric": metric, "score": value}
+        with storage_errors(self.path):
+            self._file.write(json.dumps(row) + "\n")
+            self._file.flush()
+        if self._board is not None:
+            self._board.add_scalar("score", value, seen_images)
+
+    def finding(self, seen_images: int, seconds: float, finding: Finding, vitals: Vitals | None) -> None:
+        """Add a row with what the monitor saw, and what it did about it."""
+        now = {"seen_images": seen_images, "seconds": round(seconds, 6), **asdict(finding)}
+        with storage_errors(self.path):
+            self._file.write(json.dumps({**(vitals.row() if vitals else {}), **now}) + "\n")
+            self._file.flush()
+
+    def go_back(self, seen_images: int) -> None:
+        """Forget the rows of what is undone: training goes back to `seen_images`."""
+        with storage_errors(self.path):
+            self._file.close()
+            self._drop_after(seen_images)
+            self._file = self.path.open("a", encoding="utf-8")
 
     def picture(self, path: Path, seen_images: int) -> None:
         """Show a sample grid in TensorBoard too."""

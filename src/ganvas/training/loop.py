@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from ganvas.checkpoint import clean, lock
@@ -24,6 +24,7 @@ from ganvas.runtime import choose_machine
 from ganvas.training import samples
 from ganvas.training.ema import half_life, update_average
 from ganvas.training.log import Log, Tick
+from ganvas.training.monitor import CHECK_IMAGES, Care, Finding
 from ganvas.training.plan import Plan, derive, images_budget
 from ganvas.training.players import make_players
 from ganvas.training.run import (
@@ -32,13 +33,18 @@ from ganvas.training.run import (
     Position,
     Stopwatch,
     begin,
+    describe_run,
+    go_back,
     going_on,
     resume,
     save_run,
+    seed_after,
     stored_config,
 )
+from ganvas.training.scoring import Metric, Scorer
 from ganvas.training.step import Losses, draw_latents, play, to_tensor
 from ganvas.training.team import Team
+from ganvas.training.vitals import IMAGES, CheckUp, Vitals
 
 LOG_STEPS = 25  # steps from one row of metrics to the next
 
@@ -58,8 +64,17 @@ class Watcher:
     def picture(self, path: Path) -> None:
         """A sample grid was drawn."""
 
+    def scored(self, metric: str, value: float, is_best: bool) -> None:
+        """The averaged generator was scored; `is_best`: it is kept in best/."""
+
+    def finding(self, finding: Finding, care: Care) -> None:
+        """The monitor judged the run; `care` is the treatment it is under from now on."""
+
     def saved(self, path: Path) -> None:
         """A checkpoint was written."""
+
+    def note(self, line: str) -> None:
+        """Something that a person should know, though training goes on."""
 
 
 @dataclass(frozen=True)
@@ -79,18 +94,21 @@ def train(
     *,
     preset: str = "default",
     watcher: Watcher | None = None,
+    metric: Callable[[RunConfig], Metric | None] = lambda config: None,
     **settings: Any,
 ) -> Run:
     """Train a generator on pictures, or go on where an earlier call stopped.
 
     `source`: a folder, a zip, an fsspec address of either, or a Source. `to`: the run folder, by default
-    runs/<name of the source>. `settings`: any field of the groups in `ganvas.config`, such as `minutes=10, size=64`.
+    runs/<name of the source>. `metric`: makes the score to take while training out of the configuration, or None;
+    `ganvas.train` brings the usual one. `settings`: any field of the groups in `ganvas.config`, such as
+    `minutes=10, size=64`.
     Raises GanvasError, one line, before any training when something is wrong with them.
     """
     given = group_settings(settings)
     asked = make_config(str(source), preset, **given)
     pictures, folder = find(source, to, asked, given)
-    return train_on(pictures, folder, asked, given, watcher or Watcher())
+    return train_on(pictures, folder, asked, given, watcher or Watcher(), metric)
 
 
 def find(
@@ -122,15 +140,23 @@ def open_pictures(
     return resolve(source, classes=settings.classes, count=settings.count, side=side, notice=notice)
 
 
-def train_on(source: Source, folder: Path, asked: RunConfig, given: dict[str, dict[str, Any]], watcher: Watcher) -> Run:
+def train_on(
+    source: Source,
+    folder: Path,
+    asked: RunConfig,
+    given: dict[str, dict[str, Any]],
+    watcher: Watcher,
+    metric: Callable[[RunConfig], Metric | None] = lambda config: None,
+) -> Run:
     """Train into the run `folder`; `asked` is the configuration for a new run, `given` what the user wrote of it."""
     stored = stored_config(folder)
     config = asked if stored is None else going_on(stored, given, folder, asked.preset)
+    score = metric(config)  # first: it says what is wrong with its name
     plan, dataset = make_plan(source, folder, config, watcher)
     folder.mkdir(parents=True, exist_ok=True)
     with lock(folder):
         clean(folder)
-        return play_on(folder, plan, dataset, watcher)
+        return play_on(folder, plan, dataset, watcher, score)
 
 
 def make_plan(source: Source, folder: Path, config: RunConfig, watcher: Watcher) -> tuple[Plan, Dataset]:
@@ -141,7 +167,7 @@ def make_plan(source: Source, folder: Path, config: RunConfig, watcher: Watcher)
     return derive(config, dataset, machine), dataset
 
 
-def play_on(folder: Path, plan: Plan, dataset: Dataset, watcher: Watcher) -> Run:
+def play_on(folder: Path, plan: Plan, dataset: Dataset, watcher: Watcher, metric: Metric | None = None) -> Run:
     """The loop. Everything random in a step follows from the seed and the images seen, so a resume is exact."""
     config, machine, settings = plan.config, plan.machine, plan.config.training
     batch, rate, every = settings.batch, settings.learning_rate, config.objective.penalty_every
@@ -163,8 +189,32 @@ def play_on(folder: Path, plan: Plan, dataset: Dataset, watcher: Watcher) -> Run
     stopwatch = Stopwatch(position.seconds)
     last_saved = last_logged = position.moment()
     losses: Losses | None = None
+    monitor = position.monitor
+
+    def sample(seeds: Sequence[int]) -> np.ndarray:
+        return samples.draw(players.average, config, len(plan.classes), seeds)
+
+    def carry_out(finding: Finding, vitals: Vitals | None) -> None:
+        """Go back where the monitor says so; raise TrainingError where nothing helps."""
+        watcher.finding(finding, monitor.care)
+        if finding.action == "roll back":
+            go_back(folder, plan, dataset, players, position)
+            log.go_back(position.seen_images)
+            samples.drop_after(folder, position.seen_images)
+        log.finding(position.seen_images, position.seconds, finding, vitals)
+        if finding.state == "diverged" and finding.action in (None, "stop"):
+            log.close()
+            raise TrainingError(
+                f"{finding.why}; the last checkpoint is whole: train a new run with a lower --learning-rate "
+                "or a higher --gamma"
+            )
 
     with Interruption() as interruption, Team(settings.shares or 1, machine.threads) as team:
+        progress = budget_used(position.moment(), settings.minutes, limit)
+        scorer = Scorer(metric, folder, dataset, sample, team.resting, watcher.note, progress)
+        count = min(IMAGES, len(dataset.train))
+        look = draw_latents(prior, count, config.network.z_dim, torch.Generator().manual_seed(0), machine.device)
+        check_up, check_steps = CheckUp(dataset, look, len(plan.classes)), max(1, CHECK_IMAGES // batch)
         while True:
             position.seconds = stopwatch.seconds()
             progress = budget_used(position.moment(), settings.minutes, limit)
@@ -176,13 +226,25 @@ def play_on(folder: Path, plan: Plan, dataset: Dataset, watcher: Watcher) -> Run
                 path = samples.write_grid(folder, players.average, config, len(plan.classes), position.seen_images)
                 log.picture(path, position.seen_images)
                 watcher.picture(path)
-            if progress >= 1.0 or interruption.signal is not None:
+
+            # Measure, now and then.
+            finding, vitals = None, None
+            if interruption.signal is None and scorer.is_due(progress) and (score := scorer.score()) is not None:
+                log.score(position.seen_images, position.seconds, scorer.name, score)
+                about = describe_run(plan, dataset, position)
+                is_best = scorer.keep_if_best(score, players.average, position.seen_images, about)
+                watcher.scored(scorer.name, score, is_best)
+                finding = monitor.after_score(score, progress)
+            if finding is not None:
+                carry_out(finding, None)
+            if progress >= 1.0 or interruption.signal is not None or (finding and finding.action == "stop"):
                 break
 
             # One step. The learning rate is constant, then falls to zero as the budget runs out.
-            players.set_learning_rate(rate * annealed(progress, settings.anneal))
+            now = rate * annealed(progress, settings.anneal) * monitor.care.rate
+            players.set_learning_rate(now, monitor.care.critic_rate)
             step = position.seen_images // batch
-            seed = (settings.seed << 31) ^ position.seen_images
+            seed = (seed_after(monitor, plan) << 31) ^ position.seen_images
             random = torch.Generator().manual_seed(seed)
             indices, flips = batches.take(position.seen_images, batch)
             losses = play(
@@ -192,23 +254,40 @@ def play_on(folder: Path, plan: Plan, dataset: Dataset, watcher: Watcher) -> Run
                 labels[indices].to(machine.device) if labels is not None else None,
                 objective,
                 smooth if step % every == 0 else None,
-                every,
+                every * monitor.care.penalty,
                 seed,
                 team,
+                monitor.care.augmentation,
             )
             position.seen_images += batch
             halving = half_life(batch, position.seen_images, settings.ema_images)
             update_average(players.average, players.generator, batch, halving)
 
-            # Tell, and save.
-            if (step + 1) % LOG_STEPS == 0:
-                tick = make_tick(position, last_logged, progress, rate * annealed(progress, settings.anneal), losses)
+            # Look after it: judge how it is, and save it while it is sound.
+            finding = monitor.after_step(losses.finite)
+            if finding is None and (step + 1) % check_steps == 0:
+                with team.resting():
+                    vitals = check_up.take(players.generator, players.discriminator, position.seen_images)
+                finding = monitor.after_check_up(vitals)
+            sound = losses.finite and not monitor.doubts
+            if sound and position.seconds - last_saved.seconds > settings.save_minutes * 60:
+                last_saved = position.moment()
+                try:
+                    watcher.saved(save_run(folder, plan, dataset, players, position))
+                except TrainingError as error:  # weights that are not finite are never saved
+                    finding = monitor.broken(str(error))
+
+            # Tell, and carry out what the monitor asks for.
+            if (step + 1) % LOG_STEPS == 0 and losses.finite:
+                tick = make_tick(position, last_logged, progress, now, losses)
                 last_logged = position.moment()
                 log.write(tick)
                 watcher.tick(tick)
-            if position.seconds - last_saved.seconds > settings.save_minutes * 60:
-                last_saved = position.moment()
-                watcher.saved(save_run(folder, plan, dataset, players, position))
+            if finding is not None:
+                carry_out(finding, vitals)
+                last_logged = min(last_logged, position.moment())  # it may have gone back
+                if finding.action == "stop":
+                    break
 
     if losses is not None:
         watcher.saved(save_run(folder, plan, dataset, players, position))
@@ -230,14 +309,8 @@ def annealed(progress: float, last: float) -> float:
 
 
 def make_tick(now: Position, before: Moment, progress: float, rate: float, losses: Losses) -> Tick:
-    """Read the losses off the device; raises TrainingError when one is not finite, before anything of it is saved."""
-    values = [float(value) for value in losses]
-    if not all(map(math.isfinite, values)):
-        raise TrainingError(
-            f"the losses are not finite after {now.seen_images:,} images; the last checkpoint is whole: "
-            "train a new run with a lower --learning-rate or a higher --gamma"
-        )
-    discriminator, generator, smoothness, real, fake = values
+    """Read the losses off the device."""
+    discriminator, generator, smoothness, real, fake = (float(value) for value in losses[:5])
     return Tick(
         seen_images=now.seen_images,
         seconds=now.seconds,

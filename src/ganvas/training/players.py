@@ -49,11 +49,11 @@ class Players:
             for name, tensor in tensors.items():
                 tensor.copy_(stored[part][name])
 
-    def set_learning_rate(self, rate: float) -> None:
-        """Set both players' step size."""
-        for optimiser in (self.generator_optimiser, self.discriminator_optimiser):
+    def set_learning_rate(self, rate: float, critic_rate: float = 1.0) -> None:
+        """Set both players' step size; the discriminator's is `critic_rate` times the generator's."""
+        for optimiser, own in ((self.generator_optimiser, rate), (self.discriminator_optimiser, rate * critic_rate)):
             for group in optimiser.param_groups:
-                group["lr"] = rate
+                group["lr"] = own
 
     def _moments(self) -> Tensors:
         """Adam's two moments and step counter of each weight, by name."""

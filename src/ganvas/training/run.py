@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -16,13 +17,26 @@ from ganvas.checkpoint import load_latest, read_json, save, write_json
 from ganvas.config import GROUPS, RunConfig, describe
 from ganvas.data.cache import Dataset
 from ganvas.errors import CheckpointError, SettingError
+from ganvas.training.monitor import Monitor
+from ganvas.training.monitor import stored as stored_monitor
 from ganvas.training.plan import Plan
-from ganvas.training.players import Players
+from ganvas.training.players import Players, make_players
 
 # What a later command may change about a run that has begun. The rest defines what is learned.
 CHANGEABLE = {
     "data": {"workers"},
-    "training": {"minutes", "images", "epochs", "device", "precision", "threads", "save_minutes", "tensorboard"},
+    "training": {
+        "minutes",
+        "images",
+        "epochs",
+        "device",
+        "precision",
+        "threads",
+        "save_minutes",
+        "metric",
+        "interventions",
+        "tensorboard",
+    },
 }
 KEEP = 2  # checkpoints
 
@@ -93,6 +107,7 @@ class Position:
     seconds: float = 0.0  # of training, over all resumes
     drawn: Moment | None = None  # when the last sample grid was drawn
     notes: list[str] = field(default_factory=list)  # what a resume has to say
+    monitor: Monitor = field(default_factory=Monitor)
 
     def moment(self) -> Moment:
         """This point, as something that stays."""
@@ -106,7 +121,7 @@ def resume(folder: Path, plan: Plan, dataset: Dataset, players: Players) -> Posi
     """
     found = load_latest(folder, expect=players.expected())
     if found is None:
-        return Position()
+        return Position(monitor=Monitor(plan.config.training.interventions))
     state: dict[str, Any] = found.state
     if state["data_digest"] != dataset.digest:
         raise SettingError(
@@ -115,6 +130,7 @@ def resume(folder: Path, plan: Plan, dataset: Dataset, players: Players) -> Posi
         )
     players.restore(found.tensors)
     position = Position(found.seen_images, float(state["seconds"]), Moment(*state["drawn"]) if state["drawn"] else None)
+    position.monitor = stored_monitor(state, plan.config.training.interventions)
     position.notes += [f"passed over a damaged checkpoint: {line}" for line in found.skipped]
     now = fingerprint(plan)
     if state["machine"] != now:
@@ -152,7 +168,12 @@ def begin(folder: Path, plan: Plan, dataset: Dataset) -> None:
 
 def save_run(folder: Path, plan: Plan, dataset: Dataset, players: Players, position: Position) -> Path:
     """Save everything that `resume` and `Generator.load` need, as one atomic checkpoint."""
-    state: dict[str, Any] = {
+    return save(folder, position.seen_images, players.tensors(), describe_run(plan, dataset, position), KEEP)
+
+
+def describe_run(plan: Plan, dataset: Dataset, position: Position) -> dict[str, Any]:
+    """What stands beside the tensors of a checkpoint."""
+    return {
         "config": plan.config.model_dump(mode="json"),
         "size": list(dataset.images.shape[1:3]),
         "channels": plan.channels,
@@ -162,8 +183,33 @@ def save_run(folder: Path, plan: Plan, dataset: Dataset, players: Players, posit
         "seconds": position.seconds,
         "drawn": list(position.drawn) if position.drawn else None,
         "machine": fingerprint(plan),
+        "monitor": position.monitor.row(),
     }
-    return save(folder, position.seen_images, players.tensors(), state, KEEP)
+
+
+def go_back(folder: Path, plan: Plan, dataset: Dataset, players: Players, position: Position) -> None:
+    """Put the last checkpoint from before the trouble into `players`, or new weights where there is none.
+
+    It is saved again at once, with the monitor's new care: a run that is killed now goes on from there. Time stays
+    spent.
+    """
+    found = None
+    with suppress(CheckpointError):
+        found = load_latest(folder, expect=players.expected(), upto=position.monitor.memory.well_at)
+    if found is not None:
+        players.restore(found.tensors)
+    else:
+        training = plan.config.training.model_copy(update={"seed": seed_after(position.monitor, plan)})
+        fresh = plan.config.model_copy(update={"training": training})
+        players.restore(make_players(fresh, plan.channels, len(plan.classes), plan.machine).tensors())
+    position.seen_images = found.seen_images if found is not None else 0
+    position.drawn = None
+    save_run(folder, plan, dataset, players, position)
+
+
+def seed_after(monitor: Monitor, plan: Plan) -> int:
+    """The seed of what is drawn from now on: another one after each time the run went back."""
+    return (plan.config.training.seed + monitor.care.roll_backs * 1_000_003) % 2**32
 
 
 class Interruption:

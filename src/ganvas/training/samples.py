@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -32,21 +33,27 @@ def is_due(progress: float, drawn: float | None, frames: int) -> bool:
 
 
 @torch.inference_mode()
+def draw(average: nn.Module, config: RunConfig, classes: int, seeds: Sequence[int]) -> np.ndarray:
+    """The images of `seeds` by the averaged generator: uint8 `[N, H, W, C]`."""
+    device = next(average.parameters()).device
+    prior = FAMILIES[config.network.network].prior
+    assert config.network.z_dim is not None
+    made = []
+    for start in range(0, len(seeds), 64):
+        some = seeds[start : start + 64]
+        arguments = [torch.from_numpy(latents(some, config.network.z_dim, prior)).to(device)]
+        if classes:
+            arguments.append(torch.tensor([label_of(seed, classes) for seed in some], device=device))
+        made.append(to_pixels(average(*arguments)))
+    return np.concatenate(made)
+
+
 def write_grid(folder: Path, average: nn.Module, config: RunConfig, classes: int, seen_images: int) -> Path:
     """Draw the images of seeds 0, 1, 2, ... by the averaged generator into samples/<images seen>.png."""
-    device = next(average.parameters()).device
-    count, prior = config.training.samples, FAMILIES[config.network.network].prior
-    made = []
-    for start in range(0, count, 64):
-        seeds = range(start, min(start + 64, count))
-        assert config.network.z_dim is not None
-        arguments = [torch.from_numpy(latents(seeds, config.network.z_dim, prior)).to(device)]
-        if classes:
-            arguments.append(torch.tensor([label_of(seed, classes) for seed in seeds], device=device))
-        made.append(to_pixels(average(*arguments)))
+    made = draw(average, config, classes, range(config.training.samples))
     path = folder / "samples" / f"{seen_images:012d}.png"
     provenance = Provenance(version=__version__, weights=weights_hash(average.state_dict())[:16], seed=None)
-    write_image(path, grid(np.concatenate(made)), provenance)
+    write_image(path, grid(made), provenance)
     return path
 
 

@@ -9,10 +9,12 @@ import torch
 from torch import Tensor
 
 from ganvas.objectives import Objective, Penalty
+from ganvas.training.augment import augment
 from ganvas.training.players import Players
 from ganvas.training.team import Team
 
-PENALTY_STREAM = 1 << 62  # keeps what a penalty draws apart from the latents, which are drawn from the bare seed
+# Keep what a penalty and augmentation draw apart from the latents, which are drawn from the bare seed.
+PENALTY_STREAM, AUGMENT_STREAM = 1 << 62, 1 << 61
 
 
 class Share(NamedTuple):
@@ -34,6 +36,7 @@ class Losses(NamedTuple):
     penalty: Tensor
     real_logit: Tensor
     fake_logit: Tensor
+    finite: bool  # whether both players' gradients were; a player whose are not does not move
 
 
 def to_tensor(pixels: np.ndarray, device: str) -> Tensor:
@@ -58,13 +61,15 @@ def play(
     penalty_weight: float,
     seed: int,
     team: Team,
+    augmentation: float = 0.0,
 ) -> Losses:
     """Train both players on one batch: `real [B, C, H, W]`, `latents [B, Z]`, `labels [B]` or None.
 
     One batch of fakes serves both: the discriminator sees it cut off from the generator, then, one update wiser, judges
     it again with the gradient flowing through. A paired objective compares those verdicts with the logits that the
     reals had before the update, which saves a pass. `penalty` is None on steps that go without; `seed` is what it
-    draws from. Every member of the team plays on its share of the batch, and the gradients are averaged.
+    draws from. Every member of the team plays on its share of the batch, and the gradients are averaged. The
+    discriminator sees everything through `augment`, with probability `augmentation`.
     """
     generator, discriminator = players.generator, players.discriminator
     generator_weights: list[Tensor] = list(generator.parameters())
@@ -72,6 +77,9 @@ def play(
 
     def tell_apart(member: int, real: Tensor, latents: Tensor, *label: Tensor) -> tuple[Share, list[Tensor]]:
         fake = generator(latents, *label)
+        if augmentation:
+            draws = torch.Generator().manual_seed(seed + AUGMENT_STREAM + member)
+            real, fake = augment(real, augmentation, draws), augment(fake, augmentation, draws)
         seen = fake.detach()
         if penalty is not None and penalty.needs_image_grad:
             real, seen = real.requires_grad_(True), seen.requires_grad_(True)
@@ -94,13 +102,13 @@ def play(
     # The discriminator: tell reals from fakes.
     extra = () if labels is None else (labels,)
     shares, gradients = team.play(tell_apart, range(team.size), *map(team.split, (real, latents, *extra)))
-    update(players.discriminator_optimiser, discriminator_weights, gradients)
+    finite = update(players.discriminator_optimiser, discriminator_weights, gradients)
 
     # The generator: be taken for real. The discriminator's own weights need no gradient now, a third of its work.
     discriminator.requires_grad_(False)
     losses, gradients = team.play(deceive, shares)
     discriminator.requires_grad_(True)
-    update(players.generator_optimiser, generator_weights, gradients)
+    finite &= update(players.generator_optimiser, generator_weights, gradients)
 
     return Losses(
         torch.stack([share.loss for share in shares]).mean(),
@@ -108,16 +116,24 @@ def play(
         torch.stack([share.smoothness for share in shares]).mean(),
         torch.cat([share.real_logits for share in shares]).mean(),
         torch.cat([share.fake_logits for share in shares]).mean(),
+        finite,
     )
 
 
-def update(optimiser: torch.optim.Optimizer, weights: list[Tensor], gradients: list[list[Tensor]]) -> None:
-    """Average the members' gradients, always in the same order, and take one step of the optimiser."""
+def update(optimiser: torch.optim.Optimizer, weights: list[Tensor], gradients: list[list[Tensor]]) -> bool:
+    """Average the members' gradients, always in the same order, and take one step of the optimiser.
+
+    Gradients that are not finite would poison weights and moments for good: then no step is taken, and the answer is
+    false.
+    """
     total = gradients[0]
     for others in gradients[1:]:
         torch._foreach_add_(total, others)
     if len(gradients) > 1:
         torch._foreach_div_(total, float(len(gradients)))
+    if not torch.stack(torch._foreach_norm(total)).isfinite().all():
+        return False
     for weight, gradient in zip(weights, total, strict=True):
         weight.grad = gradient
     optimiser.step()
+    return True

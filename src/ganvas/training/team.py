@@ -8,8 +8,9 @@ on the number of shares and not on how many threads work on them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from types import TracebackType
 from typing import TypeVar
 
@@ -53,6 +54,15 @@ class Team:
         if self._pool is not None:
             self._pool.shutdown()
         torch.set_num_threads(self._threads)
+
+    @contextmanager
+    def resting(self) -> Iterator[None]:
+        """All threads for one thing, while the members have nothing to do."""
+        torch.set_num_threads(self._threads)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(1 if self._pool is not None else self._threads)
 
     def split(self, batch: Tensor) -> Sequence[Tensor]:
         """Cut `[B, ...]` into one tensor a member."""
