@@ -32,6 +32,7 @@ format: setup
 bench: setup  ## every claim of speed, measured again; run it alone on the machine
 	$(BIN)/python benchmarks/data_throughput.py
 	$(BIN)/python benchmarks/train_throughput.py
+	$(BIN)/python benchmarks/metrics.py
 
 clean:
 	rm -rf $(VENV) runs .pytest_cache .mypy_cache .ruff_cache

@@ -26,4 +26,4 @@ def train(
     While it trains the generator is scored now and then (`metric`), and the best one kept in best/ of the run folder.
     Raises GanvasError, one line, before any training when something is wrong with them.
     """
-    return loop.train(source, to, preset=preset, watcher=watcher, metric=proxy_for, **settings)
+    return loop.train(source, to, preset=preset, watcher=watcher, scored_by=proxy_for, **settings)

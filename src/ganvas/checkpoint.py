@@ -18,11 +18,11 @@ import hashlib
 import os
 import re
 import shutil
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from torch import Tensor
 
@@ -33,6 +33,7 @@ from ganvas.files import (
     decode_json,
     encode_json,
     lock,
+    make_folder,
     one_line,
     read_bytes,
     read_json,
@@ -57,6 +58,8 @@ __all__ = [
     "weights_hash",
     "write_json",
 ]
+
+Parts: TypeAlias = Mapping[str, Expected]  # part -> name -> (shape, dtype)
 
 FORMAT = "ganvas-checkpoint-1"
 MAX_PARTS = 64
@@ -137,7 +140,7 @@ def publish(
     blobs["manifest.json"] = _seal({"format": FORMAT, "seen_images": seen_images, "files": files})
 
     with storage_errors(target, sum(map(len, blobs.values()))):
-        target.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(target.parent)
         sync_folder(target.parent.parent)
         _mend(target.parent, target.name)
         temporary = target.parent / f".tmp-{target.name}"
@@ -154,19 +157,25 @@ def publish(
 
 def load(
     path: Path | str,
-    expect: Mapping[str, Expected] | None = None,
+    expect: Parts | Callable[[dict[str, Any]], Parts] | None = None,
     *,
     parts: Collection[str] | None = None,
 ) -> Checkpoint:
     """Read the checkpoint folder `path`, checking every byte that is used.
 
-    `expect` maps part -> name -> (shape, dtype): these parts must be there and match exactly. `parts` limits what is
-    read and checked (a generator needs no optimiser). Raises CheckpointError of one line that names the file.
+    `expect` maps part -> name -> (shape, dtype): these parts must be there and match exactly, which is found out
+    before their data is read. It may be a function of the state that returns that, or raises ValueError. `parts` limits
+    what is read and checked (a generator needs no optimiser). Raises CheckpointError of one line that names the file.
     """
     path = Path(path)
     manifest = _read_manifest(path)
     seen_images, files = manifest["seen_images"], manifest["files"]
     state = _read_state(path / "state.json", files["state.json"])
+    if callable(expect):
+        try:
+            expect = expect(state)
+        except ValueError as exc:
+            raise CheckpointError(one_line(f"{path / 'state.json'}: {exc}; use another checkpoint")) from exc
     stored = {name.removesuffix(".safetensors") for name in files} - {"state.json"}
     wanted = stored if parts is None else set(parts)
     for part in sorted(wanted | set(expect or {})):
@@ -183,7 +192,7 @@ def load(
 def load_latest(
     folder: Path | str,
     *,
-    expect: Mapping[str, Expected] | None = None,
+    expect: Parts | Callable[[dict[str, Any]], Parts] | None = None,
     parts: Collection[str] | None = None,
     upto: int | None = None,
 ) -> Checkpoint | None:

@@ -30,6 +30,7 @@ from ganvas.config import (
     TrainingSettings,
     describe,
     make_config,
+    parse_size,
 )
 from ganvas.errors import GanvasError, SettingError, did_you_mean
 
@@ -137,6 +138,59 @@ def generate(
     from ganvas.commands import generate_images
 
     return generate_images(run, seeds, count, to, format, grid, truncation, class_, device, precision)
+
+
+@app.command
+def evaluate(
+    *what: str,
+    data: str | None = None,
+    features: str = "lite0",
+    count: int | None = None,
+    split: Literal["heldout", "train", "all"] = "heldout",
+    truncation: float = 1.0,
+    size: str | None = None,
+    classes: Annotated[bool, Switch] = False,
+    to: Path | None = None,
+    device: Literal["cpu", "cuda", "mps"] | None = None,
+    precision: Literal["fp32", "bf16"] = "fp32",
+) -> int:
+    """Measure runs, or folders of images: how good, how varied, and whether they copy.
+
+    Parameters
+    ----------
+    what
+        Run folders, or folders or zips of images; several are put side by side.
+    data
+        The pictures to measure against; a run knows its own.
+    features
+        Networks whose view is compared, with commas between: lite0, inception, dinov2, clip, pixels, or your own
+        package.module:function.
+    count
+        Images to compare; derived: 5,000, or as many as there are training pictures.
+    split
+        The reference: the pictures held out from training (heldout), those trained on (train), or all.
+    truncation
+        Of the samples of a run, from 0 to 1.
+    size
+        Height x width at which folders are compared; derived from their images.
+    classes
+        Sub-folders of a folder of images are classes.
+    to
+        The folder for report.html and report.json; by default the run folder, or runs/.evaluate/NAMES for several.
+    device
+        Where to compute.
+    precision
+        Of the generator's arithmetic.
+    """
+    if not what:
+        raise SettingError("what to evaluate is missing: give a run folder, such as runs/photos")
+    try:
+        sides = parse_size(size) if size is not None else None
+    except ValueError as error:
+        raise SettingError(f"size = {size}: {error}") from None
+    from ganvas.commands import evaluate_all
+
+    return evaluate_all(list(what), data, features, count, split, truncation, sides, classes, to, device, precision)
 
 
 @app.command

@@ -14,9 +14,14 @@ from rich.table import Table
 
 from ganvas import named
 from ganvas.config import DataSettings, NetworkSettings, RunConfig, parse_size
-from ganvas.console import Counter, TrainingLine, console, plan_table
+from ganvas.console import Counter, Stages, TrainingLine, console, plan_table
 from ganvas.data.doctor import inspect
 from ganvas.errors import SettingError
+from ganvas.evaluate.evaluation import Split, evaluate
+from ganvas.evaluate.proxy import proxy_for
+from ganvas.evaluate.report import console_tables, write_report
+from ganvas.evaluate.subject import is_run
+from ganvas.files import write_json
 from ganvas.gallery import write_gallery
 from ganvas.generation import generate
 from ganvas.generator import Generator
@@ -34,7 +39,7 @@ def train_run(asked: RunConfig, to: Path | None, given: Given) -> int:
     """Train, or go on; exit code 0, or 128 + the signal that interrupted."""
     source, folder = find(asked.source, to, asked, given, tell)
     with TrainingLine() as line:
-        run = train_on(source, folder, asked, given, line)
+        run = train_on(source, folder, asked, given, line, proxy_for)
     how_far = f"{run.seen_images:,} images in {run.seconds / 60:.1f} minutes"
     if run.signal is not None:
         again = shlex.join(["ganvas", "train", asked.source, *(("--to", str(to)) if to else ())])
@@ -104,6 +109,61 @@ def generate_images(
         )
     console.print(f"{made.count:,} images in {made.path}", soft_wrap=True)
     return 0
+
+
+def evaluate_all(
+    what: list[str],
+    data: str | None,
+    features: str,
+    count: int | None,
+    split: Split,
+    truncation: float,
+    size: tuple[int, int] | None,
+    classes: bool,
+    to: Path | None,
+    device: str | None,
+    precision: str,
+) -> int:
+    """Evaluate each of `what` in each of the features; print the tables, write report.html and report.json."""
+    found, shown = [], []
+    for spec in features.split(","):
+        for each in what:
+            with Stages(each) as stages:
+                evaluation, pictures = evaluate(
+                    each,
+                    data=data,
+                    features=spec.strip(),
+                    count=count,
+                    split=split,
+                    truncation=truncation,
+                    size=size,
+                    classes=classes,
+                    device=device,
+                    precision=precision,
+                    tell=tell,
+                    said=stages,
+                )
+            found.append(evaluation)
+            shown.append(pictures)
+    for one in console_tables(found):
+        console.print(one)
+    for one_run in found:
+        for line in (*one_run.words, *one_run.notes):
+            console.print(line if len(found) == 1 else f"{one_run.name}: {line}", soft_wrap=True)
+    folder = to or report_folder(what)
+    page = write_report(found, shown, folder / "report.html")
+    write_json(folder / "report.json", {"evaluations": [one_run.model_dump(mode="json") for one_run in found]})
+    for path in (page, folder / "report.json"):
+        console.print(f"  {path}", soft_wrap=True)
+    return 0
+
+
+def report_folder(what: list[str]) -> Path:
+    """Where a report goes unless told: into the run folder that it is about, else beside the other runs."""
+    only = Path(what[0])
+    if len(what) == 1 and is_run(only):
+        return only
+    return Path("runs") / ".evaluate" / "-".join(Path(each).stem for each in what)[:100]
 
 
 def show_gallery(run: Path, to: Path | None, open_it: bool) -> int:

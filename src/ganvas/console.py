@@ -27,6 +27,7 @@ from ganvas.training.plan import describe_budget
 if TYPE_CHECKING:
     from ganvas.data.cache import Dataset
     from ganvas.training.log import Tick
+    from ganvas.training.monitor import Care, Finding
     from ganvas.training.plan import Cost, Plan
     from ganvas.training.run import Position
 
@@ -65,6 +66,30 @@ class Counter:
     def __exit__(self, *_: object) -> None:
         if console.is_interactive:  # elsewhere rich would print an empty line
             self._progress.stop()
+
+
+class Stages:
+    """A bar for work in several stages: a context manager and a callback `(stage, done, total)`."""
+
+    def __init__(self, what: str) -> None:
+        self._what = what
+        self._stage = ""
+        self._bar: Counter | None = None
+
+    def __enter__(self) -> Stages:
+        return self
+
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        if stage != self._stage:
+            self.__exit__()
+            self._stage, self._bar = stage, Counter(f"{self._what}: {stage}").__enter__()
+        if self._bar is not None:
+            self._bar(done, total)
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.__exit__()
+            self._bar = None
 
 
 class Eta(ProgressColumn):
@@ -106,6 +131,7 @@ class TrainingLine(Watcher):
         )
         self._task: TaskID | None = None
         self._grid = ""
+        self._score, self._state = "", "healthy"
         self._spoken = 0.0
         self.began = 0  # images seen before this session
         self.budget = ""
@@ -154,7 +180,7 @@ class TrainingLine(Watcher):
         left = tick.seconds * (1 - tick.progress) / tick.progress if tick.progress > 0 else None
         words = (
             f"{tick.seen_images:,} images  {tick.images_per_second:.0f}/s  "
-            f"D {tick.discriminator_loss:.2f}  G {tick.generator_loss:.2f}"
+            f"D {tick.discriminator_loss:.2f}  G {tick.generator_loss:.2f}{self._score}"
         )
         if self._task is not None:
             self._line.update(self._task, completed=tick.progress, words=words, left=left)
@@ -166,10 +192,40 @@ class TrainingLine(Watcher):
         self._grid = str(path)
         self._line.below = f"newest images: {path}"
 
+    def scored(self, metric: str, value: float, is_best: bool) -> None:
+        self._score = f"  FD {value:.0f}{' best' if is_best else ''}"
+
+    def finding(self, finding: Finding, care: Care) -> None:
+        if finding.action is not None:
+            console.print(
+                f"{finding.state}: {finding.why}; {what_was_done(finding, care)}", style="yellow", soft_wrap=True
+            )
+            self._state = ""
+        elif finding.state != self._state:
+            self._state = finding.state
+            if finding.state != "healthy":
+                console.print(f"{finding.state}: {finding.why}", style="yellow", soft_wrap=True)
+
+    def note(self, line: str) -> None:
+        console.print(line, style="yellow", soft_wrap=True)
+
     def _end_decoding(self) -> None:
         if self._decoding is not None:
             self._decoding.__exit__()
             self._decoding = None
+
+
+def what_was_done(finding: Finding, care: Care) -> str:
+    """The monitor's action in plain words."""
+    words = {
+        "more penalty": f"the penalty is {care.penalty:g} times what it was at first",
+        "slower critic": f"the discriminator learns at {care.critic_rate:g} times its rate",
+        "more augmentation": f"its pictures are changed with probability {care.augmentation:g}",
+        "less augmentation": f"its pictures are changed with probability {care.augmentation:g}",
+        "roll back": f"went back to before, with {care.penalty:g} times the penalty and {care.rate:g} times the rate",
+        "stop": "stopped",
+    }
+    return words[finding.action or "stop"]
 
 
 def plan_table(plan: Plan, cost: Cost, budget: str, minutes: float | None, images: int | None) -> Table:

@@ -173,8 +173,9 @@ def read_json(path: Path | str, limit: int = MAX_JSON_BYTES) -> JSON:
         raise CheckpointError(one_line(f"{path}: is not valid JSON ({exc}); restore it from a copy")) from exc
 
 
+# Descriptor -> the folder that it locks, as it was named and as an absolute path.
 # A forked worker inherits an open lock and would hold it after the trainer died, so children close these at once.
-_held: set[int] = set()
+_held: dict[int, tuple[Path, Path]] = {}
 
 
 def _forget_locks() -> None:
@@ -209,11 +210,11 @@ def lock(folder: Path | str) -> Iterator[None]:
         mine = json.dumps({"pid": os.getpid(), "host": socket.gethostname()}).encode()
         with storage_errors(path, len(mine)):
             _rewrite(descriptor, mine)
-        _held.add(descriptor)
+        _held[descriptor] = folder, folder.absolute()
         try:
             yield
         finally:
-            _held.discard(descriptor)
+            _held.pop(descriptor, None)
             with suppress(OSError):
                 _rewrite(descriptor, b"")  # the file stays: removing it would let two processes lock two files
                 if sys.platform != "win32":
@@ -221,6 +222,28 @@ def lock(folder: Path | str) -> Iterator[None]:
     finally:
         with suppress(OSError):
             os.close(descriptor)
+
+
+def make_folder(folder: Path) -> None:
+    """Make `folder` and what is missing above it; raises OSError.
+
+    Never a part of a folder whose lock this process holds and that was removed, renamed or replaced meanwhile: that
+    must neither come back half nor be mixed with what another process now writes there. Raises StorageError instead.
+    """
+    for descriptor, (name, locked) in _held.items():
+        if folder.absolute().is_relative_to(locked) and not _is_at(descriptor, locked / ".lock"):
+            raise StorageError(
+                one_line(f"{name}: was removed or replaced while it was written to; put it back, or begin another")
+            )
+    folder.mkdir(parents=True, exist_ok=True)
+
+
+def _is_at(descriptor: int, path: Path) -> bool:
+    """Whether `path` is the open file."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), os.stat(path, follow_symlinks=False))  # noqa: PTH116
+    except OSError:
+        return False
 
 
 def _take(descriptor: int) -> str | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import html
 import json
 from pathlib import Path
@@ -13,27 +12,11 @@ from ganvas import __version__
 from ganvas.checkpoint import read_json
 from ganvas.data.cache import load as load_pictures
 from ganvas.errors import CheckpointError, DataError
-from ganvas.files import storage_errors, write_bytes
 from ganvas.generator import Generator
 from ganvas.images import encode, grid
+from ganvas.page import document, figure, inline, write_page
 
 SHOWN = 64
-
-STYLE = """
-:root { color-scheme: light dark; --ink: #1c1c1e; --soft: #6b6b70; --ground: #fafafa; --card: #fff; --line: #e3e3e6 }
-@media (prefers-color-scheme: dark) {
-  :root { --ink: #f1f1f3; --soft: #9b9ba1; --ground: #161618; --card: #202023; --line: #333338 }
-}
-body { margin: 0 auto; max-width: 75rem; padding: 2rem 1rem 4rem; background: var(--ground); color: var(--ink);
-       font: 1rem/1.5 system-ui, sans-serif }
-h1 { font-size: 1.6rem; margin: 0 } p { color: var(--soft); margin: .3rem 0 1.5rem }
-main { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 22rem), 1fr)); gap: 1.25rem }
-figure { margin: 0; padding: 1rem; background: var(--card); border: 1px solid var(--line); border-radius: .6rem }
-figcaption { margin-bottom: .6rem; font-weight: 600 } figcaption small { font-weight: 400; color: var(--soft) }
-img { width: 100%; height: auto; display: block; image-rendering: pixelated }
-table { border-collapse: collapse; margin-top: 2rem } th { text-align: left; padding-right: 2rem; font-weight: 400;
-        color: var(--soft) } td { overflow-wrap: anywhere }
-"""
 
 
 def write_gallery(run: Path, to: Path | None = None) -> Path:
@@ -54,18 +37,11 @@ def write_gallery(run: Path, to: Path | None = None) -> Path:
     film = run / "film.webp"
     if film.is_file():
         figures.append(figure("How they came about", "the same seeds, over time", inline(film.read_bytes(), "webp")))
-    page = f"""<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{html.escape(run.name)} - ganvas</title><style>{STYLE}</style></head><body>
-<h1>{html.escape(run.name)}</h1><p>{html.escape(headline(generator))}</p>
-<main>{"".join(figures)}</main>
-<table>{"".join(f"<tr><th>{html.escape(k)}<td>{html.escape(v)}" for k, v in facts(run, generator).items())}</table>
-</body></html>
-"""
+    body = f"""<h1>{html.escape(run.name)}</h1><p>{html.escape(headline(generator))}</p>
+<main class="grid">{"".join(figures)}</main>
+<table>{"".join(f"<tr><th>{html.escape(k)}<td>{html.escape(v)}" for k, v in facts(run, generator).items())}</table>"""
     path = to or run / "gallery.html"
-    with storage_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-    write_bytes(path, page.encode())  # a page from before is replaced
+    write_page(path, document(f"{run.name} - ganvas", body))
     return path
 
 
@@ -124,13 +100,3 @@ def real_pictures(run: Path, count: int) -> tuple[np.ndarray | None, str]:
 def picture(images: np.ndarray, generator: Generator | None) -> str:
     """Images as one grid in an `img` element."""
     return inline(encode(grid(images), "png", generator.provenance(None) if generator else None), "png")
-
-
-def inline(data: bytes, kind: str) -> str:
-    """An `img` element with its data inside."""
-    return f'<img alt="" src="data:image/{kind};base64,{base64.b64encode(data).decode()}">'
-
-
-def figure(title: str, note: str, content: str) -> str:
-    """A titled picture."""
-    return f"<figure><figcaption>{html.escape(title)} <small>{html.escape(note)}</small></figcaption>{content}</figure>"

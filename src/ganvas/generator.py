@@ -8,18 +8,19 @@ An image depends on the weights, its own seed and the options, never on the batc
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from pydantic import ValidationError
 from torch import Tensor, nn
 
 from ganvas import __version__
-from ganvas.checkpoint import load, load_latest, publish, weights_hash
-from ganvas.config import RunConfig
+from ganvas.checkpoint import Expected, load, load_latest, publish, weights_hash
+from ganvas.config import RunConfig, describe
 from ganvas.errors import CheckpointError, SettingError, did_you_mean
 from ganvas.images import Provenance
 from ganvas.latents import label_of, latents
@@ -67,22 +68,15 @@ class Generator:
         machine = choose_machine(device, precision)
         path = Path(path)
         if (path / "manifest.json").is_file() and not (path / "checkpoints").exists():
-            found = load(path, parts=["generator"])
+            found = load(path, expected, parts=["generator"])
         else:
-            latest = load_latest(path, parts=["generator"]) if path.is_dir() else None
+            latest = load_latest(path, expect=expected, parts=["generator"]) if path.is_dir() else None
             if latest is None:
                 raise CheckpointError(missing(path))
             found = latest
-        about: dict[str, Any] = {**found.state, "seen_images": found.seen_images}
-        try:
-            config = RunConfig.model_validate(about["config"])
-            network = build_generator(
-                config.network, about["size"], about["channels"], len(about["classes"]), machine.dtype
-            )
-            network.load_state_dict(found.tensors["generator"])
-        except (KeyError, TypeError, ValueError, RuntimeError, AssertionError, SettingError) as error:
-            reason = (str(error).splitlines() or ["a setting is missing"])[0][:120]
-            raise CheckpointError(f"{found.path}: is not a generator of this ganvas ({reason})") from None
+        network = _build(found.state, machine.dtype)
+        network.load_state_dict(found.tensors["generator"])
+        about = {**found.state, "seen_images": found.seen_images}
         return cls(network, about, machine.device)
 
     def save(self, folder: Path | str) -> None:
@@ -157,6 +151,39 @@ class Generator:
             return None
         chosen = [label_of(seed, len(self.classes)) if label is None else label for seed in seeds]
         return torch.tensor(chosen, device=self.device)
+
+
+def expected(state: Mapping[str, Any]) -> dict[str, Expected]:
+    """The tensors that a generator must have whose checkpoint says `state`: part -> name -> (shape, dtype).
+
+    Nothing is allocated, whatever numbers stand there. Raises ValueError where it describes no generator of ours.
+    """
+    try:
+        with torch.device("meta"):  # shapes without memory
+            network = _build(state, torch.float32)
+    except ValidationError as error:
+        raise ValueError(f"is not a generator of this ganvas ({describe(error)})") from None
+    except (KeyError, TypeError, ValueError, RuntimeError, SettingError) as error:
+        reason = (str(error).splitlines() or ["a setting is missing"])[0][:120]
+        raise ValueError(f"is not a generator of this ganvas ({reason})") from None
+    return {"generator": {name: (tuple(one.shape), one.dtype) for name, one in network.state_dict().items()}}
+
+
+def _build(state: Mapping[str, Any], dtype: torch.dtype) -> nn.Module:
+    """The network that a checkpoint's `state` describes; raises ValueError and others where it does not."""
+    config = RunConfig.model_validate(state["config"])
+    channels, classes, licence = state["channels"], state["classes"], state.get("licence")
+    if config.data.size is None or state["size"] != list(config.data.size):
+        raise ValueError("its size is not that of its settings")
+    if config.network.width is None or config.network.z_dim is None:
+        raise ValueError("its width or z_dim is missing")
+    if type(channels) is not int or channels not in (1, 3):
+        raise ValueError("its channels are neither 1 nor 3")
+    if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
+        raise ValueError("its classes are no list of names")
+    if not isinstance(licence, str | None):
+        raise ValueError("its licence is no text")
+    return build_generator(config.network, config.data.size, channels, len(classes), dtype)
 
 
 def to_pixels(images: Tensor) -> np.ndarray:

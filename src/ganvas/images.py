@@ -28,7 +28,7 @@ from PIL import Image, UnidentifiedImageError
 from PIL.PngImagePlugin import PngInfo
 
 from ganvas.errors import DataError, MissingExtra, SettingError, did_you_mean
-from ganvas.files import one_line, storage_errors, write_bytes
+from ganvas.files import make_folder, one_line, storage_errors, write_bytes
 
 Pixels: TypeAlias = NDArray[np.uint8]
 
@@ -333,5 +333,5 @@ def _by_suffix(path: Path, known: dict[str, str]) -> str:
 
 def _write(path: Path, data: bytes) -> None:
     with storage_errors(path, len(data)):
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
     write_bytes(path, data, sync=False)  # thousands of pictures cannot each wait for the disk

@@ -65,7 +65,7 @@ def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 def run(pictures: Path, folder: Path, metric: Any, tiny: dict[str, Any], **more: Any) -> tuple[Path, Heard]:
     heard = Heard()
     settings = {**tiny, "images": 24, **more}
-    return train(pictures, folder, watcher=heard, metric=lambda config: metric, **settings).folder, heard
+    return train(pictures, folder, watcher=heard, scored_by=lambda config: metric, **settings).folder, heard
 
 
 def rows(folder: Path) -> list[dict[str, Any]]:

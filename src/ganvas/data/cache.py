@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import math
 import os
 import secrets
 import shutil
@@ -116,25 +117,33 @@ def load(folder: Path, *, check: bool = True) -> Dataset:
     meta: dict[str, Any] = written["content"]  # type: ignore[assignment]
     if written.get("sha256") != _sha256_of(meta) or meta.get("format") != FORMAT:
         raise DataError(f"{folder / META}: is damaged or of another version; remove the folder and prepare again")
-    images = _open_images(folder / IMAGES, meta, check)
-    labels = None if meta["labels"] is None else np.array(meta["labels"], dtype=np.int64)
-    heldout = np.array(meta["heldout"], dtype=np.int64)
-    return Dataset(
-        root=folder,
-        name=meta["name"],
-        images=images,
-        labels=labels,
-        classes=tuple(meta["classes"]),
-        names=meta["names"],
-        attributes=meta["attributes"],
-        train=np.setdiff1d(np.arange(len(images), dtype=np.int64), heldout),
-        heldout=heldout,
-        digest=meta["digest"],
-        report=meta["report"],
-        licence=meta["licence"],
-        settings=DataSettings.model_validate(meta["settings"]),
-        mirror_accuracy=meta["mirror_accuracy"],
-    )
+    try:
+        images = _open_images(folder / IMAGES, meta, check)
+        labels = None if meta["labels"] is None else np.array(meta["labels"], dtype=np.int64)
+        heldout = np.array(meta["heldout"], dtype=np.int64)
+        if {len(images), len(meta["names"])} | ({len(labels)} if labels is not None else set()) != {len(images)}:
+            raise ValueError("other numbers of pictures, names and labels")
+        if len(heldout) and not 0 <= heldout.min() <= heldout.max() < len(images):
+            raise ValueError("pictures held out that are not there")
+        return Dataset(
+            root=folder,
+            name=meta["name"],
+            images=images,
+            labels=labels,
+            classes=tuple(meta["classes"]),
+            names=meta["names"],
+            attributes=meta["attributes"],
+            train=np.setdiff1d(np.arange(len(images), dtype=np.int64), heldout),
+            heldout=heldout,
+            digest=meta["digest"],
+            report=meta["report"],
+            licence=meta["licence"],
+            settings=DataSettings.model_validate(meta["settings"]),
+            mirror_accuracy=meta["mirror_accuracy"],
+        )
+    except (KeyError, TypeError, ValueError, OverflowError) as error:  # its checksum is right, but who wrote it?
+        why = (str(error).splitlines() or ["a field is odd"])[0][:120]
+        raise DataError(f"{folder / META}: is not the index of a cache ({why}); remove it and prepare again") from None
 
 
 def _key(source: Source, settings: DataSettings) -> str:
@@ -317,7 +326,7 @@ def _open_images(path: Path, meta: dict[str, Any], check: bool) -> Pixels:
     header, shape = _npy_header(tuple(meta["shape"])), tuple(meta["shape"])
     again = "remove the folder and prepare again"
     try:
-        if path.is_symlink() or path.stat().st_size != len(header) + int(np.prod(shape)):
+        if path.is_symlink() or path.stat().st_size != len(header) + math.prod(shape):
             raise DataError(f"{path}: is not of the size that was written; {again}")
         with path.open("rb") as file:
             if file.read(len(header)) != header:
@@ -365,7 +374,7 @@ def _remove_leftovers(cache_root: Path) -> None:
     """Remove what preparations that died left behind; those at work hold their lock."""
     for leftover in cache_root.glob(".tmp-*"):
         with suppress(OSError):  # finished, its lock given back, and about to get its name
-            if time.time() - (leftover / META).stat().st_mtime < 60:
+            if abs(time.time() - (leftover / META).stat().st_mtime) < 60:  # in the future: the clock was set back
                 continue
         with suppress(StorageError), lock(leftover):
             shutil.rmtree(leftover, ignore_errors=True)

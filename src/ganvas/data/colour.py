@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageCms, ImageColor
 
+STRIP_PIXELS = 4_000_000  # that are looked at at a time
 SIXTEEN_BIT = ("I;16", "I;16L", "I;16B", "I;16N")
 
 
@@ -90,11 +91,15 @@ class Flattener:
 
     def _value_range(self, image: Image.Image) -> tuple[float, float]:
         """Choose which values become 0 and 255: [0, 1], [0, 255], or else the smallest and largest found."""
-        values = np.asarray(image)
-        finite = values[np.isfinite(values)] if image.mode == "F" else values
-        if finite.size == 0:
+        low, high = float("inf"), float("-inf")
+        rows = max(1, STRIP_PIXELS // image.width)  # a copy of all values would be the largest thing in memory
+        for top in range(0, image.height, rows):
+            values = np.asarray(image.crop((0, top, image.width, min(top + rows, image.height))))
+            finite = values[np.isfinite(values)] if image.mode == "F" else values
+            if finite.size:
+                low, high = min(low, float(finite.min())), max(high, float(finite.max()))
+        if low > high:
             raise ValueError("none of its values is a number")
-        low, high = float(finite.min()), float(finite.max())
         self._notes[f"its values from {low:g} to {high:g} were rescaled to 8 bits"] = None
         if low >= 0 and high <= 1 and image.mode == "F":
             return 0.0, 1.0

@@ -11,13 +11,14 @@ import io
 import posixpath
 import warnings
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
-from PIL import Image, ImageChops, UnidentifiedImageError
+from PIL import Image, ImageChops, ImageFile, UnidentifiedImageError
 
-from ganvas.data import colour
+from ganvas.data import colour, pnm
 from ganvas.data.kinds import Kind, kind_of, kind_of_suffix, load_plugin
 
 __all__ = [
@@ -37,16 +38,21 @@ Fit = Literal["crop", "pad", "stretch"]
 Pixels = np.ndarray[Any, np.dtype[np.uint8]]
 
 STRIP_PIXELS = 4_000_000  # large pictures become sRGB in strips, so that one picture never needs several full copies
-MAX_JPEG_SCANS = 100  # each scan of a progressive JPEG costs a pass over all pixels; encoders write about ten
-UPRIGHT = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}  # EXIF tag 0x0112, CIPA DC-008 (Exif 2.32) section 4.6.4
+MAX_SIDE = 65_535  # JPEG's own limit; a longer and so thinner picture cannot be decoded smaller
+# Each scan of a progressive JPEG costs a pass over all pixels. Encoders write about ten.
+MAX_JPEG_SCANS, LARGE_JPEG_SCANS = 100, 16
+# Some decoders keep several copies of the picture at once, 16 to 20 bytes a pixel: a third of the cap for these.
+COPYING = {"WEBP": 3, "AVIF": 3}
+SLOW_PIXELS = 600_000  # of what Pillow decodes in Python, value by value: two seconds of it
+UPRIGHT: dict[int, Callable[[Pixels], Pixels]] = {
+    2: lambda up: up[:, ::-1],
+    3: lambda up: up[::-1, ::-1],
+    4: lambda up: up[::-1],
+    5: lambda up: up.swapaxes(0, 1),
+    6: np.rot90,
+    7: lambda up: up[::-1, ::-1].swapaxes(0, 1),
+    8: lambda up: np.rot90(up, -1),
+}  # an upright picture as it was stored; EXIF tag 0x0112, CIPA DC-008 (Exif 2.32) section 4.6.4
 
 
 @dataclass(frozen=True)
@@ -116,18 +122,9 @@ def _decode(
     suffix_kind = kind_of_suffix(name)
     if suffix_kind not in (None, kind.name):
         notes.append(f"it is {kind.what} despite its suffix {posixpath.splitext(name)[1]}")
-    load_plugin(kind.name)
-    # Opening reads headers only; the cap below is stricter than Pillow's and says what it found.
-    ceiling, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
-    try:
-        image: Image.Image = Image.open(io.BytesIO(data), formats=(kind.name,))
-    finally:
-        Image.MAX_IMAGE_PIXELS = ceiling
+    image = (pnm.scaled(data) if kind.name == "PPM" else None) or _open(data, kind)
     mode, (width, height) = image.mode, image.size
-    if width < 1 or height < 1:
-        raise _RefusedError(f"it has no pixels ({width}x{height})", "remove it")
-    if width * height > max_pixels:
-        raise _too_large(width, height, max_pixels)
+    _check_size(image, data, kind, max_pixels)
     if kind.name != "JPEG" and getattr(image, "is_animated", False):  # a phone's JPEG may hold a second picture
         notes.append("it has several frames or pages; the first is used")
     orientation = _orientation(image)
@@ -143,10 +140,20 @@ def _decode(
     if kind.name == "JPEG" and image.mode == "CMYK" and not by_adobe:
         image = ImageChops.invert(image)  # Pillow takes every CMYK JPEG for Adobe's inverted kind
     pixels = _pixels(image, background, notes, draft_size, orientation)
-    if pixels.shape[2] == 3 and bool((pixels == pixels[..., :1]).all()):
+    if pixels.shape[2] == 3 and _is_grey(pixels):
         pixels = np.ascontiguousarray(pixels[..., :1])
     size = (width, height) if orientation >= 5 else (height, width)
     return Picture(pixels, tuple(notes), pixels.shape[2] == 1, mode, size)
+
+
+def _open(data: bytes, kind: Kind) -> Image.Image:
+    """Read the header only. Our cap, which comes after this, is stricter than Pillow's and says what it found."""
+    load_plugin(kind.name)
+    ceiling, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+    try:
+        return Image.open(io.BytesIO(data), formats=(kind.name,))
+    finally:
+        Image.MAX_IMAGE_PIXELS = ceiling
 
 
 def _pixels(
@@ -159,28 +166,30 @@ def _pixels(
         factor = max(1, min(image.height // (2 * target[0]), image.width // (2 * target[1])))
     flatten = colour.Flattener(image, background)
     rows = max(1, STRIP_PIXELS // image.width // factor) * factor
-    out: Pixels | None = None
+    stored: Pixels | None = None
     for top in range(0, image.height, rows):
         whole = rows >= image.height
         strip = flatten(image if whole else image.crop((0, top, image.width, min(top + rows, image.height))))
         if factor > 1:
             strip = strip.reduce(factor)
-        if orientation in UPRIGHT and whole:
-            strip, orientation = strip.transpose(UPRIGHT[orientation]), 1
-        part = np.asarray(strip)
-        part = part[..., None] if part.ndim == 2 else part
-        if whole:
-            out = part
-        else:
-            if out is None:
-                out = np.empty((-(-image.height // factor), part.shape[1], part.shape[2]), np.uint8)
-            out[top // factor : top // factor + len(part)] = part
-    assert out is not None
+        part = _array(strip, len(strip.getbands()))
+        if stored is None:
+            height, width, channels = -(-image.height // factor), part.shape[1], part.shape[2]
+            sides = (width, height) if orientation >= 5 else (height, width)
+            upright = part if whole and orientation == 1 else np.empty((*sides, channels), np.uint8)
+            # The strips are written upright: turning the whole at the end would need a copy of it.
+            stored = UPRIGHT[orientation](upright) if orientation in UPRIGHT else upright
+        if stored is not part:
+            stored[top // factor : top // factor + len(part)] = part
     notes += flatten.notes
-    if orientation in UPRIGHT:
-        turned = Image.fromarray(out[..., 0] if out.shape[2] == 1 else out).transpose(UPRIGHT[orientation])
-        out = np.asarray(turned).reshape(turned.height, turned.width, out.shape[2])
-    return out
+    return upright
+
+
+def _is_grey(pixels: Pixels) -> bool:
+    """Tell whether all channels of uint8 [H, W, 3] agree everywhere."""
+    rows = max(1, STRIP_PIXELS // pixels.shape[1])
+    blocks = (pixels[top : top + rows] for top in range(0, len(pixels), rows))
+    return all(bool((block == block[..., :1]).all()) for block in blocks)
 
 
 def fit(pixels: Pixels, size: tuple[int, int], how: Fit, background: str = "#ffffff") -> Pixels:
@@ -256,8 +265,6 @@ def _orientation(image: Image.Image) -> int:
 
 def _check_container(data: bytes, kind: Kind) -> list[str]:
     """Check what Pillow does not: raise _RefusedError for what is cut or slow on purpose; return warnings."""
-    if kind.name == "JPEG" and data.count(b"\xff\xda") > MAX_JPEG_SCANS:
-        raise _RefusedError(f"it is a JPEG of more than {MAX_JPEG_SCANS} scans, built to be slow", "remove it")
     if kind.name == "WEBP" and int.from_bytes(data[4:8], "little") + 8 > len(data):
         raise _RefusedError("it is truncated: its last part is missing", "copy it again from where it came")
     if kind.name == "PNG" and not _png_is_whole(data):
@@ -286,9 +293,25 @@ def _png_is_whole(data: bytes) -> bool:
     return False
 
 
-def _too_large(width: int, height: int, max_pixels: int) -> _RefusedError:
-    asked = f"its {width}x{height} = {width * height / 1e6:.0f} megapixels are over the cap of {max_pixels / 1e6:g}"
-    return _RefusedError(asked, "save it smaller, or raise max_megapixels if you trust it")
+def _check_size(image: Image.Image, data: bytes, kind: Kind, max_pixels: int) -> None:
+    """Raise _RefusedError where decoding would take too long or too much memory, judged by the header alone."""
+    width, height = image.size
+    pixels, sides = image.width * image.height, f"{width}x{height}"
+    if width < 1 or height < 1:
+        raise _RefusedError(f"it has no pixels ({sides})", "remove it")
+    cap = max_pixels // COPYING.get(kind.name, 1)
+    if pixels > cap:
+        of = f" of {kind.what}" if kind.name in COPYING else ""
+        asked = f"its {sides} = {pixels / 1e6:.0f} megapixels are over the cap{of} of {cap / 1e6:.3g}"
+        raise _RefusedError(asked, "save it smaller, or raise max_megapixels if you trust it")
+    if max(width, height) > MAX_SIDE:
+        raise _RefusedError(f"its {sides} pixels have a side over {MAX_SIDE}", "cut it into pictures less thin")
+    scans = data.count(b"\xff\xda") if kind.name == "JPEG" else 0
+    if scans > MAX_JPEG_SCANS or (scans > LARGE_JPEG_SCANS and scans * pixels > LARGE_JPEG_SCANS * max_pixels):
+        raise _RefusedError(f"it is a JPEG of {scans} scans, built to be slow", "remove it")
+    codec = image.tile[0].codec_name if isinstance(image, ImageFile.ImageFile) and image.tile else ""
+    if codec in Image.DECODERS and pixels > SLOW_PIXELS:
+        raise _RefusedError(f"it is {kind.what} of a kind that is read slowly ({codec})", "save it as PNG")
 
 
 def _reason(kind: Kind, error: Exception) -> tuple[str, str]:

@@ -94,13 +94,13 @@ def train(
     *,
     preset: str = "default",
     watcher: Watcher | None = None,
-    metric: Callable[[RunConfig], Metric | None] = lambda config: None,
+    scored_by: Callable[[RunConfig], Metric | None] = lambda config: None,
     **settings: Any,
 ) -> Run:
     """Train a generator on pictures, or go on where an earlier call stopped.
 
     `source`: a folder, a zip, an fsspec address of either, or a Source. `to`: the run folder, by default
-    runs/<name of the source>. `metric`: makes the score to take while training out of the configuration, or None;
+    runs/<name of the source>. `scored_by`: makes the metric to take while training out of the configuration, or None;
     `ganvas.train` brings the usual one. `settings`: any field of the groups in `ganvas.config`, such as
     `minutes=10, size=64`.
     Raises GanvasError, one line, before any training when something is wrong with them.
@@ -108,7 +108,7 @@ def train(
     given = group_settings(settings)
     asked = make_config(str(source), preset, **given)
     pictures, folder = find(source, to, asked, given)
-    return train_on(pictures, folder, asked, given, watcher or Watcher(), metric)
+    return train_on(pictures, folder, asked, given, watcher or Watcher(), scored_by)
 
 
 def find(
@@ -146,17 +146,17 @@ def train_on(
     asked: RunConfig,
     given: dict[str, dict[str, Any]],
     watcher: Watcher,
-    metric: Callable[[RunConfig], Metric | None] = lambda config: None,
+    scored_by: Callable[[RunConfig], Metric | None] = lambda config: None,
 ) -> Run:
     """Train into the run `folder`; `asked` is the configuration for a new run, `given` what the user wrote of it."""
     stored = stored_config(folder)
     config = asked if stored is None else going_on(stored, given, folder, asked.preset)
-    score = metric(config)  # first: it says what is wrong with its name
+    metric = scored_by(config)  # first: it says what is wrong with its name
     plan, dataset = make_plan(source, folder, config, watcher)
     folder.mkdir(parents=True, exist_ok=True)
     with lock(folder):
         clean(folder)
-        return play_on(folder, plan, dataset, watcher, score)
+        return play_on(folder, plan, dataset, watcher, metric)
 
 
 def make_plan(source: Source, folder: Path, config: RunConfig, watcher: Watcher) -> tuple[Plan, Dataset]:

@@ -1,0 +1,248 @@
+"""Runs made to fail, watched and unwatched, beside healthy ones: what the monitor saw, when, and what it was worth.
+
+    python benchmarks/monitor.py                     # 12 healthy runs, then every failure twice; about an hour
+    python benchmarks/monitor.py --only healthy      # or the names of failures, with commas between
+
+Each run sees the same number of images at 32x32. A failure is provoked in one process, first with `interventions` off
+and then on; both are scored by the same features, on the same number of samples, against the same pictures.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import ganvas  # noqa: F401 (before torch: it sets up how threads wait)
+
+# isort: split
+import numpy as np
+import torch
+
+from ganvas.data.cache import load
+from ganvas.errors import GanvasError
+from ganvas.evaluate.features import open_features, vectors
+from ganvas.evaluate.memory import real_vectors
+from ganvas.evaluate.metrics import Moments, frechet_distance
+from ganvas.generator import Generator
+from ganvas.training import loop
+from ganvas.training.loop import Watcher, train
+from ganvas.training.players import Players
+
+DATA = Path(__file__).parents[2] / "shared" / "data"
+RESULTS = Path(__file__).parent / "results" / "monitor.json"
+IMAGES = 30_000
+SAMPLES = 2_000
+SIZE = 32
+
+
+class Notes(Watcher):
+    """Keeps what the monitor said, and where in the run."""
+
+    def __init__(self) -> None:
+        self.found: list[dict[str, Any]] = []
+        self.seen = 0
+
+    def tick(self, tick: Any) -> None:
+        self.seen = tick.seen_images
+
+    def finding(self, finding: Any, care: Any) -> None:
+        if finding.state != "healthy" or finding.action:
+            self.found.append({"at": self.seen, "state": finding.state, "action": finding.action, "why": finding.why})
+
+
+@contextmanager
+def patched(owner: Any, name: str, value: Any) -> Iterator[None]:
+    """Another value for an attribute, for a while."""
+    before = getattr(owner, name)
+    setattr(owner, name, value)
+    try:
+        yield
+    finally:
+        setattr(owner, name, before)
+
+
+def during(first: int, last: int, change: Callable[..., Any]) -> Any:
+    """`play`, its arguments changed while `first` to `last` images have been seen: `change(players, real, latents)`."""
+    plain = loop.play
+    count = {"seen": 0}
+
+    def play(players: Players, real: torch.Tensor, latents: torch.Tensor, *others: Any) -> Any:
+        count["seen"] += len(real)
+        if first <= count["seen"] < last:
+            real, latents = change(players, real, latents)
+        return plain(players, real, latents, *others)
+
+    return patched(loop, "play", play)
+
+
+class Swapped:
+    """An objective with reals and fakes exchanged while `on`."""
+
+    def __init__(self, objective: Any, first: int, last: int) -> None:
+        self.objective, self.first, self.last, self.calls = objective, first, last, 0
+        self.name, self.paired = objective.name, objective.paired
+
+    def critic_loss(self, real: Any, fake: Any) -> Any:
+        self.calls += len(real)
+        swap = self.first <= self.calls < self.last
+        return self.objective.critic_loss(fake, real) if swap else self.objective.critic_loss(real, fake)
+
+    def generator_loss(self, real: Any, fake: Any) -> Any:
+        return self.objective.generator_loss(real, fake)
+
+
+def not_a_number(players: Players, real: Any, latents: Any) -> Any:
+    return torch.full_like(real, torch.nan), latents
+
+
+def same_picture(players: Players, real: Any, latents: Any) -> Any:
+    return real[:1].expand_as(real).contiguous(), latents
+
+
+def same_latent(players: Players, real: Any, latents: Any) -> Any:
+    return real, latents[:1].expand_as(latents).contiguous()
+
+
+def noise(players: Players, real: Any, latents: Any) -> Any:
+    return torch.randn_like(real).clamp(-1, 1), latents
+
+
+@torch.no_grad()
+def poison(players: Players, real: Any, latents: Any) -> Any:
+    next(iter(players.generator.parameters()))[0] = torch.nan
+    return real, latents
+
+
+@torch.no_grad()
+def shatter(players: Players, real: Any, latents: Any) -> Any:
+    for weight in players.generator.parameters():
+        weight.mul_(30.0)
+    return real, latents
+
+
+def strong_critic() -> Any:
+    plain = Players.set_learning_rate
+
+    def ten_times(self: Players, rate: float, critic_rate: float = 1.0) -> None:
+        plain(self, rate, critic_rate * 10)
+
+    return patched(Players, "set_learning_rate", ten_times)
+
+
+def swapped(first: int, last: int) -> Any:
+    plain = loop.adversarial
+    return patched(loop, "adversarial", lambda name: Swapped(plain(name), first, last))
+
+
+HALF = IMAGES // 2
+# name -> (settings, what is wrong while it trains)
+FAILURES: dict[str, tuple[dict[str, Any], Callable[[], Any] | None]] = {
+    "rate x30": ({"learning_rate": 0.18}, None),
+    "no penalty": ({"penalty": "none"}, None),
+    "critic x10": ({}, strong_critic),
+    "reals and fakes swapped for 3,000 images": ({}, lambda: swapped(HALF, HALF + 3_000)),
+    "50 pictures": ({"count": 53}, None),
+    "one picture for 4,000 images": ({}, lambda: during(HALF, HALF + 4_000, same_picture)),
+    "one latent for 4,000 images": ({}, lambda: during(HALF, HALF + 4_000, same_latent)),
+    "noise for 2,000 images": ({}, lambda: during(HALF, HALF + 2_000, noise)),
+    "NaN in a batch": ({}, lambda: during(HALF, HALF + 16, not_a_number)),
+    "NaN in a weight": ({}, lambda: during(HALF, HALF + 16, poison)),
+    "weights x30": ({}, lambda: during(HALF, HALF + 16, shatter)),
+}
+
+
+def run(source: str, folder: Path, settings: dict[str, Any], features: Any, wrong: Any = None) -> dict[str, Any]:
+    """Train, score, and tell what the monitor said."""
+    notes = Notes()
+    start = time.perf_counter()
+    failed = None
+    from contextlib import nullcontext
+
+    # A checkpoint every few seconds, as minutes are to a run of hours.
+    common: dict[str, Any] = {"images": IMAGES, "size": SIZE, "save_minutes": 0.05, "samples": 64, "frames": 2}
+    with (wrong or nullcontext)():
+        try:
+            train(source, folder, watcher=notes, **{**common, **settings})
+        except GanvasError as error:
+            failed = str(error)
+    row = {
+        "source": source,
+        "settings": settings,
+        "seconds": round(time.perf_counter() - start, 1),
+        "said": notes.found,
+    }
+    row["failed"] = failed
+    try:
+        row["fd"] = round(score(folder, features), 1)
+    except GanvasError as error:
+        row["fd"], row["failed"] = None, failed or str(error)
+    vitals = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    row["vitals"] = [each for each in vitals if "margin" in each]
+    return row
+
+
+def score(folder: Path, features: Any) -> float:
+    """The Fréchet distance of a run's samples to its training pictures (for a few pictures: to all faces)."""
+    dataset = load(Path(json.loads((folder / "manifest.json").read_text())["cache"]))
+    if len(dataset.train) < 500:
+        dataset = load(next(path for path in folder.parent.glob(".cache/faces-*") if len(load(path).train) > 500))
+    real = real_vectors(dataset, np.sort(np.random.default_rng(0).permutation(dataset.train)[:SAMPLES]), features)
+    generator = Generator.load(folder, precision=None)
+    made = vectors(features, (images for _, images in generator.stream(range(SAMPLES))), SAMPLES)
+    return frechet_distance(Moments.of(real), Moments.of(made))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", default="")
+    parser.add_argument("--to", type=Path, default=RESULTS)
+    parser.add_argument("--threads", type=int, default=None)
+    asked = parser.parse_args()
+    names = asked.only.split(",") if asked.only else ["healthy", *FAILURES]
+    features = open_features("lite0@96")
+    more = {"threads": asked.threads, "shares": 2} if asked.threads else {}
+    results: dict[str, Any] = json.loads(asked.to.read_text()) if asked.to.exists() else {}
+    root = Path(tempfile.mkdtemp())
+    faces = str(DATA / "faces-128.zip")
+    healthy = {"faces": faces, "cifar": str(DATA / "cifar10.zip"), "avatars": "avatars", "digits": "digits"}
+    for name in names:
+        if name == "healthy":
+            for data, source in healthy.items():
+                for seed in range(3):
+                    settings = {"seed": seed, "interventions": False, **more}
+                    settings |= {"count": 8000} if data in ("avatars", "cifar") else {}
+                    keep(
+                        asked.to,
+                        results,
+                        f"healthy {data} {seed}",
+                        run(source, root / f"{data}{seed}", settings, features),
+                    )
+            continue
+        settings, wrong = FAILURES[name]
+        for watched in (False, True):
+            folder = root / f"{name}-{watched}".replace(" ", "-").replace(",", "")
+            word = "watched" if watched else "unwatched"
+            row = run(faces, folder, {**settings, "interventions": watched, **more}, features, wrong)
+            keep(asked.to, results, f"{name}: {word}", row)
+    shutil.rmtree(root)
+
+
+def keep(path: Path, results: dict[str, Any], name: str, row: dict[str, Any]) -> None:
+    """Show a row, and write all of them."""
+    results[name] = row
+    first = row["said"][0] if row["said"] else None
+    print(f"{name:55} FD {row['fd']}  {row['seconds']} s  {len(row['said'])} said  {first or ''} {row['failed'] or ''}")
+    sys.stdout.flush()
+    path.write_text(json.dumps(results, indent=1))
+
+
+if __name__ == "__main__":
+    main()

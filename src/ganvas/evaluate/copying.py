@@ -1,0 +1,383 @@
+"""Does a generator give its training pictures back? Nearest training pictures, Meehan et al.'s C_T, copies, twins.
+
+Distances alone do not tell: a blurred or collapsed generator lies nearer to the training pictures than unseen pictures
+do, since it lies nearer to everything. A copy is far nearer to *one* training picture than to the next ones. So every
+query has a ratio, of its nearest distance to that of its k-th neighbour, and copying is judged by how many samples have
+a ratio that real pictures do not have among other real pictures; distances and C_T are told beside it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from hashlib import blake2b
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from ganvas.errors import DataError
+from ganvas.evaluate.result import Copying, Duplicates, Pair
+
+SHOWN = 16  # closest pairs that are told
+NEIGHBOURS = 10  # of the ratio; a picture may be in the training set up to nine times, nearly the same
+LEVELS = (0.05, 0.1, 0.2, 0.35, 0.5, 0.65)  # ratios that are looked at, over the median of real pictures' ratios
+LEAST_SHARE = 0.03  # of the samples, beyond twice the share of real pictures, before they are called copied
+CHANCE = 1e-4  # at each level: the chance of so many copies if samples were like real pictures
+AMONG = 2_000  # training pictures that are compared with the others, to know real pictures' ratios
+PER_CELL, MAX_CELLS, LEAST_IN_CELL = 50, 20, 10  # of C_T
+MEANS_FROM = 5_000  # training pictures at most that the cells are made from
+BLOCK = 2**21  # numbers in one block of a search: 16 MiB in fp64
+
+Array = np.ndarray
+
+
+class Cell(NamedTuple):
+    """One cell of C_T: how many held-out pictures and samples fell into it, and their z-score."""
+
+    heldout: int
+    samples: int
+    z: float
+
+
+class CT(NamedTuple):
+    """C_T, its one-sided p-value (small: copying), and the cells that it was averaged over; None without any."""
+
+    value: float | None
+    p_value: float | None
+    cells: tuple[Cell, ...]
+
+
+def nearest(queries: Array, base: Array) -> tuple[Array, Array]:
+    """The nearest row of `base [N, D]` to each of `queries [M, D]`: (Euclidean distances float64 [M], indices int64
+    [M]). See `neighbours`."""
+    distances, indices = neighbours(queries, base, 1)
+    return distances[:, 0], indices[:, 0]
+
+
+def neighbours(queries: Array, base: Array, k: int) -> tuple[Array, Array]:
+    """The `k` nearest rows of `base [N, D]` to each of `queries [M, D]`, nearest first, of equals the lowest index
+    first: (Euclidean distances float64 [M, k], indices int64 [M, k]).
+
+    Matrix products in fp64 find the candidates, all that can be among the k within the products' rounding; their
+    distances are then computed as the norm of the difference, so that a copy has a distance of exactly 0. Beside its
+    arguments and results it needs about 200 MiB at most. Raises DataError for `k` outside 1 to N, for different D, and
+    for numbers that are not finite.
+    """
+    check(queries, base)
+    if not 1 <= k <= len(base):
+        raise DataError(f"k {k} is outside 1 to {len(base)}, the pictures to search; give more pictures")
+    rows = max(1, min(len(base), BLOCK // max(1, base.shape[1])))
+    many = max(1, min(BLOCK // rows, BLOCK // max(1, base.shape[1])))
+    distances = np.full((len(queries), k), np.inf)
+    indices = np.full((len(queries), k), len(base), np.int64)
+    for start in range(0, len(base), rows):
+        block = torch.from_numpy(base[start : start + rows].astype(np.float64))
+        for first in range(0, len(queries), many):
+            part = slice(first, first + many)
+            asked = torch.from_numpy(queries[part].astype(np.float64))
+            row, column, apart = within(asked, block, k)
+            # What was found before competes with what this block has.
+            before = np.repeat(np.arange(len(asked)), k)
+            row = np.concatenate([before, row])
+            column = np.concatenate([indices[part].ravel(), column + start])
+            apart = np.concatenate([distances[part].ravel(), apart])
+            order = np.lexsort((column, apart, row))
+            places = order[np.searchsorted(row[order], np.arange(len(asked)))[:, None] + np.arange(k)]
+            distances[part], indices[part] = apart[places], column[places]
+    return distances, indices
+
+
+def within(queries: torch.Tensor, base: torch.Tensor, k: int) -> tuple[Array, Array, Array]:
+    """(row, column, distance) of all pairs that may be among the `k` nearest of a row; both are fp64 `[*, D]`.
+
+    `|q|^2 + |b|^2 - 2 q.b` errs by less than `slack = 2 (D + 4) u (|q| + |b|)^2`, u the rounding unit (Higham 2002,
+    eq. 3.5): a pair is out only where its lower end is above the k-th of the upper ends.
+    """
+    longs, lengths = queries.norm(dim=1), base.norm(dim=1)
+    squares = (longs**2)[:, None] + (lengths**2)[None] - 2 * (queries @ base.T)
+    slack = (longs[:, None] + lengths[None]) ** 2 * (queries.shape[1] + 4) * 2.0**-52
+    limit = (squares + slack).topk(min(k, len(base)), dim=1, largest=False).values[:, -1:]
+    row, column = (squares - slack <= limit).nonzero(as_tuple=True)
+    step = max(1, BLOCK // max(1, queries.shape[1]))
+    parts = [
+        (queries[row[at : at + step]] - base[column[at : at + step]]).norm(dim=1) for at in range(0, len(row), step)
+    ]
+    return row.numpy(), column.numpy(), torch.cat(parts).numpy()
+
+
+def check(*features: Array) -> None:
+    """Raise DataError unless all are `[N, D]` with one D, at least one row, and finite."""
+    for each in features:
+        if each.ndim != 2 or not len(each) or each.shape[1] != features[0].shape[1]:
+            shapes = " and ".join(str(list(one.shape)) for one in features)
+            raise DataError(f"features of shapes {shapes} cannot be compared; give [N, D] with one D and no empty set")
+        if not np.isfinite(each).all():
+            raise DataError("features hold numbers that are not finite; look at the network and the pictures")
+
+
+def rank_z(heldout: Array, samples: Array) -> float:
+    """The z-score of Mann and Whitney's U, negative where `samples` are smaller than `heldout` (both float [*]).
+
+    U counts pairs in which the sample is larger, ties as half; its variance is corrected for ties (Lehmann 1975,
+    eq. 1.35). 0 where all are equal.
+    """
+    n, m = len(heldout), len(samples)
+    _, which, ties = np.unique(np.concatenate([heldout, samples]), return_inverse=True, return_counts=True)
+    ranks = np.cumsum(ties) - (ties - 1) / 2  # the mean rank of equals
+    u = ranks[which[n:]].sum() - m * (m + 1) / 2
+    total = n + m
+    variance = m * n / 12 * (total + 1 - float((ties.astype(float) ** 3 - ties).sum()) / (total * (total - 1)))
+    return float((u - m * n / 2) / math.sqrt(variance)) if variance > 0 else 0.0
+
+
+def means(points: Array, count: int, seed: int = 0) -> Array:
+    """Centres of `count` cells of `points [N, D]`, float64 `[count, D]`: k-means++ (Arthur and Vassilvitskii 2007),
+    then Lloyd's iterations until nothing moves, 50 at most. The same seed and points give the same centres."""
+    random = np.random.default_rng(seed)
+    if len(points) > MEANS_FROM:
+        points = points[random.choice(len(points), MEANS_FROM, replace=False)]
+    points = points.astype(np.float64)
+    centres = points[random.integers(len(points))][None]
+    apart = nearest(points, centres)[0]
+    while len(centres) < count and apart.any():
+        chosen = points[random.choice(len(points), p=apart**2 / (apart**2).sum())][None]
+        centres = np.concatenate([centres, chosen])
+        apart = np.minimum(apart, nearest(points, chosen)[0])
+    cells = np.full(len(points), -1)
+    for _ in range(50):
+        before, cells = cells, nearest(points, centres)[1]
+        if np.array_equal(before, cells):
+            break
+        for cell in np.unique(cells):  # a centre that lost all its points stays where it is
+            centres[cell] = points[cells == cell].mean(axis=0)
+    return centres
+
+
+def c_t(
+    train: Array,
+    heldout: Array,
+    samples: Array,
+    *,
+    distances: tuple[Array, Array] | None = None,
+    cells: int | None = None,
+    seed: int = 0,
+) -> CT:
+    """The data-copying test of Meehan, Chaudhuri and Dasgupta 2020 (AISTATS, section 3), on features `[*, D]`.
+
+    The space is cut into cells, by k-means of the training pictures. In each cell pi that has enough of both, `Z(pi)`
+    is the z-score of the Mann-Whitney test between the samples' and the held-out pictures' distances to the nearest
+    training picture; `C_T = sum P_n(pi) Z(pi) / sum P_n(pi)`, with `P_n(pi)` the share of held-out pictures there.
+    Well below 0: copying. Well above: underfitting. Blur and collapse make it negative too.
+
+    `cells`: 50 held-out pictures and 50 samples to a cell on average, 1 to 20, unless told; a cell needs 10 of each.
+    `distances` of (held-out pictures, samples), where they are known. Were samples like held-out pictures, each Z
+    would be standard normal and independent, so that C_T has the variance `sum w^2`, with weights w that sum to 1:
+    the p-value is that of `C_T / sqrt(sum w^2)`, one-sided.
+    """
+    check(train, heldout, samples)
+    if distances is None:
+        distances = nearest(heldout, train)[0], nearest(samples, train)[0]
+    count = cells or max(1, min(MAX_CELLS, min(len(heldout), len(samples)) // PER_CELL))
+    centres = means(train, count, seed)
+    in_heldout, in_samples = nearest(heldout, centres)[1], nearest(samples, centres)[1]
+    found = []
+    for cell in range(len(centres)):
+        theirs, ours = distances[0][in_heldout == cell], distances[1][in_samples == cell]
+        if min(len(theirs), len(ours)) >= LEAST_IN_CELL:
+            found.append(Cell(len(theirs), len(ours), rank_z(theirs, ours)))
+    if not found:
+        return CT(None, None, ())
+    weights = np.array([cell.heldout for cell in found], float)
+    weights /= weights.sum()
+    value = float(weights @ [cell.z for cell in found])
+    return CT(value, normal_tail(value / float(np.linalg.norm(weights))), tuple(found))
+
+
+def normal_tail(z: float) -> float:
+    """The chance that a standard normal number is below `z`."""
+    return 0.5 * math.erfc(-z / math.sqrt(2))
+
+
+def surplus(hits: int, of: int, usual: int, of_usual: int) -> float:
+    """The chance of at least `hits` in `of`, beside `usual` in `of_usual`, were both of one rate: Fisher's exact test,
+    one-sided."""
+    log_factorial = np.concatenate([[0.0], np.cumsum(np.log(np.arange(1, of + of_usual + 1)))])
+
+    def log_choose(n: int, k: Array) -> Array:
+        return log_factorial[n] - log_factorial[k] - log_factorial[n - k]
+
+    total = hits + usual
+    here = np.arange(hits, min(of, total) + 1)
+    here = here[total - here <= of_usual]
+    logs = log_choose(of, here) + log_choose(of_usual, total - here) - log_choose(of + of_usual, np.array(total))
+    return min(1.0, float(np.exp(logs).sum()))
+
+
+class Near(NamedTuple):
+    """What queries are near to: distance and ratio float64 [M], row of the training pictures and mirrored [M]."""
+
+    distance: Array
+    ratio: Array
+    row: Array
+    mirrored: Array
+
+
+def look(queries: Array, mirrored: Array | None, train: Array, k: int) -> Near:
+    """The nearest of `train [N, D]` (no two rows equal) to each query or its mirror image, whichever is nearer; the
+    ratio is that distance over the one to the k-th neighbour of the same."""
+    distances, rows = neighbours(queries, train, k)
+    turned = np.zeros(len(queries), bool)
+    if mirrored is not None:
+        others, other_rows = neighbours(mirrored, train, k)
+        turned = others[:, 0] < distances[:, 0]
+        distances[turned], rows[turned] = others[turned], other_rows[turned]
+    return Near(distances[:, 0], ratio_of(distances), rows[:, 0], turned)
+
+
+def ratio_of(distances: Array) -> Array:
+    """First over last of sorted distances `[M, k]`; 1 where the last is 0."""
+    last = distances[:, -1]
+    ratio: Array = np.divide(distances[:, 0], last, out=np.ones(len(last)), where=last > 0)
+    return ratio
+
+
+def among_themselves(train: Array, k: int) -> Array:
+    """The ratios of up to 2,000 training pictures, spread evenly, each among the others: float64 [M]."""
+    chosen = np.unique(np.linspace(0, len(train) - 1, min(AMONG, len(train))).astype(np.int64))
+    return ratio_of(neighbours(train[chosen], train, k + 1)[0][:, 1:])  # the first is itself
+
+
+def are_copied(samples: Near, real: Array) -> bool:
+    """Whether samples are far nearer to one training picture than to the next ones, and real pictures are not.
+
+    `real`: ratios of real pictures, of the held-out ones and of training pictures among the others. At each level
+    (a ratio, as a part of the median of real ratios) the samples at or below it are counted. They are called copied
+    where at some level (1) their share is at least twice that of real pictures and 2 % more, and (2) Fisher's exact
+    test finds it by chance less than once in 10,000; in this, samples near the same picture count once, so that a
+    generator that repeats itself proves nothing by repetition.
+    """
+    usual = float(np.median(real))
+    for level in LEVELS:
+        hit, ordinary = samples.ratio <= level * usual, int((real <= level * usual).sum())
+        distinct = len(np.unique(samples.row[hit]))
+        of = distinct + len(np.unique(samples.row[~hit]))
+        if hit.mean() >= 2 * ordinary / len(real) + LEAST_SHARE and surplus(distinct, of, ordinary, len(real)) < CHANCE:
+            return True
+    return False
+
+
+def find_copies(
+    name: str,
+    train: Array,
+    heldout: Array,
+    samples: Array,
+    heldout_mirrored: Array | None = None,
+    samples_mirrored: Array | None = None,
+    names: Sequence[str] | None = None,
+    indices: Array | None = None,
+) -> Copying:
+    """Whether `samples` lie nearer to `train` than `heldout` pictures do, in the features `name`; all float `[*, D]`.
+
+    `heldout_mirrored` and `samples_mirrored`, row by row the vectors of the mirror images: where they are given, the
+    nearer of an image and its mirror image counts. `indices` are those of the training rows among the prepared
+    pictures, `names` the files of all of those. Equal rows of `train` count as one picture.
+
+    Raises DataError for shapes that do not go together, empty sets and numbers that are not finite.
+    """
+    check(train, heldout, samples, *(each for each in (heldout_mirrored, samples_mirrored) if each is not None))
+    kept = first_of_equals(train)
+    train = train[kept]
+    k = max(1, min(NEIGHBOURS, len(train) // 4))
+    unseen = look(heldout, heldout_mirrored, train, k)
+    made = look(samples, samples_mirrored, train, k)
+    test = c_t(
+        train,
+        as_near(heldout, heldout_mirrored, unseen),
+        as_near(samples, samples_mirrored, made),
+        distances=(unseen.distance, made.distance),
+    )
+    real = np.concatenate([unseen.ratio, among_themselves(train, k)]) if k > 1 else unseen.ratio
+    usual = float(np.median(unseen.distance))
+    median = float(np.median(made.distance))
+    return Copying(
+        features=name,
+        samples=len(samples),
+        heldout=len(heldout),
+        train=len(kept),
+        median_ratio=median / usual if usual > 0 else 1.0,
+        closer=float((made.distance < np.quantile(unseen.distance, 0.05)).mean()),
+        c_t=test.value,
+        p_value=test.p_value,
+        copied=k > 1 and are_copied(made, real),
+        pairs=closest_pairs(made, kept if indices is None else np.asarray(indices)[kept], names),
+    )
+
+
+def first_of_equals(rows: Array) -> Array:
+    """Indices, rising, of the rows of `rows [N, D]` that no earlier row equals."""
+    seen: dict[bytes, int] = {}
+    for index, row in enumerate(rows + 0.0):  # a negative zero is a zero
+        seen.setdefault(blake2b(row.tobytes(), digest_size=16).digest(), index)
+    return np.fromiter(seen.values(), np.int64)
+
+
+def as_near(queries: Array, mirrored: Array | None, near: Near) -> Array:
+    """Each query as it is, or mirrored where that is nearer."""
+    return queries if mirrored is None else np.where(near.mirrored[:, None], mirrored, queries)
+
+
+def closest_pairs(near: Near, indices: Array, names: Sequence[str] | None = None) -> list[Pair]:
+    """The 16 samples that are nearest to a training picture, nearest first; each sample is in one pair.
+
+    `indices [N]` of the training rows among the prepared pictures, and the `names` of those.
+    """
+    order = np.argsort(near.distance, kind="stable")[:SHOWN]
+    pictures = indices[near.row[order]].tolist()
+    return [
+        Pair(
+            sample=int(sample),
+            picture=picture,
+            name="" if names is None else names[picture],
+            mirrored=bool(near.mirrored[sample]),
+            distance=float(near.distance[sample]),
+        )
+        for sample, picture in zip(order, pictures, strict=True)
+    ]
+
+
+def duplicate_samples(features_samples: Array, features_train: Array) -> Duplicates:
+    """Samples `[M, D]` that have a twin among the samples, against the same count among training pictures `[N, D]`.
+
+    Twins are nearer to each other than half of the median distance from a training picture to the nearest other one.
+    As many samples as training pictures are compared, the first min(M, N), since twins grow with their number. The
+    largest group is the most samples that are twins of one and the same sample, with it: a chain of twins whose ends
+    differ is no group. Raises DataError for fewer than 2 of either.
+    """
+    check(features_samples, features_train)
+    count = min(len(features_samples), len(features_train))
+    if count < 2:
+        raise DataError(f"twins among {count} image cannot be counted; give 2 samples and 2 training pictures at least")
+    samples, train = features_samples[:count], features_train[:count]
+    # A copy has a distance of 0, whether it stands before or behind its twin.
+    limit = 0.5 * float(np.median(neighbours(train, train, 2)[0][:, 1]))
+    twins, usual = twins_within(samples, limit), twins_within(train, limit)
+    return Duplicates(
+        samples=count,
+        repeated=int((twins > 0).sum()),
+        largest=int(twins.max()) + 1 if twins.any() else 0,
+        expected=int((usual > 0).sum()),
+    )
+
+
+def twins_within(features: Array, limit: float) -> Array:
+    """How many other rows of `features [N, D]` lie at most `limit` from each row: int64 [N]."""
+    rows = torch.from_numpy(features.astype(np.float64))
+    lengths = rows.norm(dim=1)
+    found = []
+    for start in range(0, len(rows), max(1, BLOCK // len(rows))):
+        part = slice(start, start + max(1, BLOCK // len(rows)))
+        squares = (lengths[part] ** 2)[:, None] + (lengths**2)[None] - 2 * (rows[part] @ rows.T)
+        slack = (lengths[part][:, None] + lengths[None]) ** 2 * (rows.shape[1] + 4) * 2.0**-52
+        found.append((squares <= limit**2 + slack).sum(dim=1) - 1)  # itself
+    return torch.cat(found).numpy()
