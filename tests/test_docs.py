@@ -23,7 +23,7 @@ PAGES = [
 ]
 THIS = Path(__file__).relative_to(ROOT)
 LINK = re.compile(r"\[(?P<text>[^\]]*)\]\((?P<target>[^)\s]+)\)")
-COMMANDS = ("train", "generate", "gallery", "data check", "data list", "data get", "model show")
+COMMANDS = ("train", "generate", "evaluate", "status", "gallery", "data check", "data list", "data get", "model show")
 FLAGS = (
     "phase dataset epoch batch_size print_freq z_dim sample_num test_num checkpoint_dir result_dir log_dir sample_dir"
 )

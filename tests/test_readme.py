@@ -111,11 +111,17 @@ def planned(said: str) -> None:
     assert not Path("runs/planned").exists()  # a plan trains nothing
 
 
+def measured(said: str) -> None:
+    assert "real pictures" in said and "lite0@" in said
+    assert Path("runs/photos/report.html").is_file() and Path("runs/photos/report.json").is_file()
+
+
 LEAVES: dict[str, Callable[[str], None]] = {
     "ganvas data check photos/": pictures_checked,
     "ganvas train photos/ --minutes 10": trained,
     "ganvas generate runs/photos --seeds 0-63 --grid": grid_made,
     "ganvas generate runs/photos --count 10000 --to out/ --format webp": files_made,
+    "ganvas evaluate runs/photos": measured,
     "ganvas data list": sets_listed,
     "ganvas data get avatars --count 5000 --to avatars/": set_written,
     "ganvas train avatars --minutes 10": lambda said: is_run("runs/avatars"),

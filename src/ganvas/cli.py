@@ -194,6 +194,22 @@ def evaluate(
 
 
 @app.command
+def status(*runs: Path, json: Annotated[bool, Switch] = False) -> int:
+    """Say how runs are: how far, how well, whether they are healthy, how to go on. A run that trains is not disturbed.
+
+    Parameters
+    ----------
+    runs
+        Run folders, or a folder of them; runs/ where nothing is given.
+    json
+        Print everything as JSON: an object for one run folder, else a list.
+    """
+    from ganvas.status import show
+
+    return show(list(runs) or [Path("runs")], json)
+
+
+@app.command
 def gallery(run: Path, /, *, to: Path | None = None, open: Annotated[bool, Switch] = False) -> int:
     """Write one page that shows a run: its images beside real ones, and how they came about.
 
