@@ -207,6 +207,25 @@ GENERATE = [
     Bad("disk full", f"{USE} --count 4 --to out", "out/seed", "free some space",
         around=partial(disk_full, 1000), leaves="out"),
 ]  # fmt: skip
+MEASURE = "ganvas evaluate runs/photos"
+EVALUATE = [
+    Bad("nothing named", "ganvas evaluate", "what to evaluate", "give a run folder"),
+    Bad("no such run", "ganvas evaluate runs/phtos", "runs/phtos", "did you mean 'photos'?"),
+    Bad("images without pictures", "ganvas evaluate photos", "photos", "--data photos/"),
+    Bad("no such pictures", f"{MEASURE} --data photoz", "photoz", "did you mean 'photos'?"),
+    Bad("unknown features", f"{MEASURE} --features lite9", "lite9", "did you mean 'lite0'?"),
+    Bad("side of features", f"{MEASURE} --features lite0@97", "lite0@97", "32"),
+    Bad("own features not there", f"{MEASURE} --features nowhere:f", "nowhere", "module"),
+    Bad("one image", f"{MEASURE} --features pixels --count 1", "count 1", "2 images at least"),
+    Bad("truncation 2", f"{MEASURE} --features pixels --truncation 2", "truncation 2", "0 to 1"),
+    Bad("a split of its own", f"{MEASURE} --split test", '"test"', "see ganvas evaluate --help"),
+    Bad("size of a run", f"{MEASURE} --size 64", "runs/photos", "leave --size"),
+    Bad("bad size", "ganvas evaluate photos --data photos --size 7", "size = 7", "16 to 1024"),
+    Bad("truncation of images", "ganvas evaluate photos --data photos --truncation 0.5", "photos", "leave it out"),
+    Bad("score while training", f"{NEW} --metric lite9", "lite9", "did you mean 'lite0'?"),
+    Bad("status: no such run", "ganvas status runs/phtos", "runs/phtos", "did you mean 'photos'?"),
+    Bad("status: a file", "ganvas status photos/00.png", "photos/00.png", "run folder"),
+]
 OTHERS = [
     Bad("get: unknown set", "ganvas data get avatrs --to x", "avatrs", "did you mean 'avatars'?"),
     Bad("get: no target", "ganvas data get avatars", "--to is missing", "see ganvas data get --help"),
@@ -233,6 +252,7 @@ GROUPS = {
     "Options": FLAGS,
     "Run folders": RUNS,
     "Generating": GENERATE,
+    "Measuring and watching": EVALUATE,
     "Other commands": OTHERS,
 }
 CASES = [case for cases in GROUPS.values() for case in cases]

@@ -68,10 +68,21 @@ def model_files() -> dict[str, bytes]:
         "onnx": b"\x08\x08\x12\x07pytorch\x1a\x042.13:\x10",
         "html": b"<!DOCTYPE html><html><body>404 Not Found</body></html>",
         "git lfs pointer": b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 12\n",
+        "numpy": b"\x93NUMPY\x01\0v\0{'descr': '|O', 'fortran_order': False, 'shape': (1,), }".ljust(200),
+        "gguf": b"GGUF\x03\0\0\0" + bytes(64),
+        "gzip": b"\x1f\x8b\x08\0" + bytes(64),
+        "keras archive": archive.getvalue().replace(b"data.pkl", b"m.keras!"),
+        "tar": b"model.safetensors".ljust(100, b"\0") + b"0000644\0" + bytes(404),
+        "python": b"import os\nos.system('true')\n" * 4,
         "hdf5": b"\x89HDF\r\n\x1a\n" + bytes(64),
         "picture": b"\x89PNG\r\n\x1a\n" + bytes(64),
         "json": b'{"a.weight": [1, 2, 3]}',
         "header length of 2^63": (2**63).to_bytes(8, "little") + b"{" + bytes(64),
+        "header length of 2^64 - 1": b"\xff" * 8 + b"{" + bytes(64),
+        "header length 0": bytes(8) + DATA,
+        "header in UTF-16": model_file(json.dumps(HEADER).encode("utf-16")),
+        "header with a zero byte": model_file(json.dumps(HEADER).encode() + b"\0" * 8),
+        "metadata of 4 MB": model_file({**HEADER, "__metadata__": {"note": "x" * (4 * 2**20)}}),
         "header over 4 MB": model_file(json.dumps(HEADER).encode() + b" " * (4 * 2**20)),
         "header longer than the file": (4000).to_bytes(8, "little") + b"{}" + bytes(64),
         "header not JSON": model_file(b"{" + b"\xff" * 50),
@@ -80,6 +91,11 @@ def model_files() -> dict[str, bytes]:
         "name given twice": model_file(
             b'{"b":' + json.dumps(one).encode() + b',"b":' + json.dumps(one).encode() + b"}"
         ),
+        "name given twice, once escaped": model_file(
+            json.dumps(HEADER).replace('"b"', '"\\u0062"').replace("{", '{"b": ' + json.dumps(one) + ", ", 1).encode()
+        ),
+        "name of a special method": model_file({"__class__.__init__": one, "a b": one}, bytes(4)),
+        "name too long": model_file({"w" * 201: one}, bytes(4)),
         "too many tensors": model_file(many, b""),
         "name with a path": model_file({"../../etc/passwd": one}, bytes(4)),
         "name with a line end": model_file({"a\nb": one}, bytes(4)),
@@ -108,9 +124,19 @@ def model_files() -> dict[str, bytes]:
         "trailing bytes": GOOD + b"MZ",
         "nan": model_file({"b": one}, nan),
         "infinity": model_file({"b": one}, infinite),
+        "nan in fp64": model_file(
+            {"b": {**one, "dtype": "F64", "data_offsets": [0, 8]}}, struct.pack("<d", float("nan"))
+        ),
+        "nan in bf16": model_file({"b": {**one, "dtype": "BF16", "data_offsets": [0, 2]}}, b"\xc0\x7f"),
+        "infinity in fp16": model_file({"b": {**one, "dtype": "F16", "data_offsets": [0, 2]}}, b"\0\x7c"),
         "bool of 7": model_file({"b": {"dtype": "BOOL", "shape": [2], "data_offsets": [0, 2]}}, b"\x01\x07"),
+        "float of no size": changed("b", dtype="F8_E4M3"),
+        "shape of a text": changed("b", shape="4"),
+        "offsets of floats": changed("b", data_offsets=[24.0, 28.0]),
         "unexpected shape": changed("a.weight", shape=[3, 2]),
         "unexpected dtype": changed("a.weight", dtype="I32"),
         "unexpected tensor": model_file({**HEADER, "c": {**HEADER["b"], "data_offsets": [28, 32]}}, DATA + bytes(4)),
+        "unexpected names": model_file({"A.weight": HEADER["a.weight"], "B": HEADER["b"]}),
+        "unexpected dimensions": changed("a.weight", shape=[6]),
         "unexpected lack": model_file({"b": {**HEADER["b"], "data_offsets": [0, 4]}}, DATA[24:]),
     }

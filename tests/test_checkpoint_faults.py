@@ -13,17 +13,14 @@ import select
 import shutil
 import signal
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 
+from faults import Death, Fault
 from ganvas.checkpoint import Checkpoint, clean, load, load_latest, publish, save
 from ganvas.errors import CheckpointError, GanvasError, StorageError
-
-KILLS = int(os.environ.get("GANVAS_KILLS", "25"))  # 2000 for a night
 
 
 def parts(value: int) -> dict[str, dict[str, torch.Tensor]]:
@@ -64,11 +61,12 @@ def save_for_ever(folder: Path, value: int, reports: int) -> None:
         os.write(reports, value.to_bytes(8, "little"))
 
 
-def test_c1_kill_at_random_moments(tmp_path: Path) -> None:
-    rng = random.Random(1)
+@pytest.mark.parametrize("kills", [200, pytest.param(2000, marks=pytest.mark.torture)])
+def test_c1_kill_at_random_moments(tmp_path: Path, kills: int) -> None:
+    rng = random.Random(kills)
     save(tmp_path, 0, parts(0), {"value": 0})
     reported = value = 0
-    for attempt in range(KILLS):
+    for attempt in range(kills):
         reader, writer = os.pipe()
         child = os.fork()
         if child == 0:
@@ -90,39 +88,9 @@ def test_c1_kill_at_random_moments(tmp_path: Path) -> None:
             clean(tmp_path)
             assert leftovers(tmp_path) == []
             assert value_of(latest(tmp_path)) == value
-    assert value > KILLS
+    assert value > kills
     assert len(list((tmp_path / "checkpoints").iterdir())) <= 4
-
-
-class Death(BaseException):
-    """Stands for the death of the process: no handler may do any work after it."""
-
-
-SYSTEM_CALLS = ("write", "fsync", "rename", "replace", "unlink", "rmdir", "mkdir", "open")
-
-
-class Fault:
-    """Lets the first `when` system calls through; then each dies, or one alone fails with an errno."""
-
-    def __init__(self, patch: pytest.MonkeyPatch, when: int, failure: int | None) -> None:
-        self.count, self.when, self.failure = 0, when, failure
-        for name in SYSTEM_CALLS:
-            patch.setattr(os, name, self.wrap(name, getattr(os, name)))
-
-    def wrap(self, name: str, real: Callable[..., Any]) -> Callable[..., Any]:
-        def call(*arguments: Any, **named: Any) -> Any:
-            if name == "open" and not arguments[1] & os.O_CREAT:
-                return real(*arguments, **named)  # reading
-            self.count += 1
-            if self.count > self.when and self.failure is None:
-                if name == "write" and self.count == self.when + 1:
-                    real(arguments[0], bytes(arguments[1])[: len(arguments[1]) // 2])  # torn
-                raise Death
-            if self.count == self.when + 1 and self.failure is not None:
-                raise OSError(self.failure, os.strerror(self.failure))
-            return real(*arguments, **named)
-
-        return call
+    print(f"C1: {kills:,} kills of a process that saves for ever, {value:,} saves, 0 unloadable")
 
 
 def faulty_save(
@@ -253,9 +221,10 @@ def run(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_c4_each_flipped_bit_is_found(run: Path) -> None:
-    rng = random.Random(4)
-    for attempt in range(200):
+@pytest.mark.parametrize("flips", [200, pytest.param(4000, marks=pytest.mark.torture)])
+def test_c4_each_flipped_bit_is_found(run: Path, flips: int) -> None:
+    rng = random.Random(flips)
+    for attempt in range(flips):
         file = run / "checkpoints" / "000000000002" / FILES[attempt % len(FILES)]
         whole = file.read_bytes()
         spoilt = bytearray(whole)
@@ -266,6 +235,7 @@ def test_c4_each_flipped_bit_is_found(run: Path) -> None:
         damaged_latest(run, file)
         file.write_bytes(whole)
     assert value_of(latest(run)) == 2
+    print(f"C4: {flips:,} flipped bits in a checkpoint's files, {flips:,} found and named, the one before was used")
 
 
 def test_c4_a_flipped_bit_in_every_byte_of_the_manifest(run: Path) -> None:
@@ -298,6 +268,19 @@ def test_c5_cut_off_grown_missing_and_exchanged_files(run: Path, name: str) -> N
     damaged_latest(run, file)
     file.write_bytes(whole)
     assert value_of(latest(run)) == 2
+
+
+@pytest.mark.torture
+@pytest.mark.parametrize("name", FILES)
+def test_c5_cut_off_at_every_size(run: Path, name: str) -> None:
+    file = run / "checkpoints" / "000000000002" / name
+    whole = file.read_bytes()
+    # Every byte where there is structure; between the headers and the end, where there are only numbers, every 97th.
+    sizes = [size for size in range(len(whole)) if size < 4096 or size > len(whole) - 512 or size % 97 == 0]
+    for size in sizes:
+        file.write_bytes(whole[:size])
+        damaged_latest(run, file)
+    print(f"C5: {name} cut off at {len(sizes):,} sizes, {len(sizes):,} found and named, the one before was used")
 
 
 def test_c5_an_exchanged_folder_is_found(run: Path) -> None:

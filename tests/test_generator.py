@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +15,8 @@ import numpy as np
 import pytest
 import torch
 
+from faults import in_child, memory_limit
+from ganvas import checkpoint
 from ganvas.checkpoint import publish, weights_hash
 from ganvas.errors import CheckpointError, SettingError
 from ganvas.generator import BATCH, Generator, to_pixels
@@ -209,7 +213,36 @@ LIES: dict[str, Callable[[dict[str, Any]], object]] = {
     "a text of channels": lambda state: state.update(channels="3"),
     "classes that the weights lack": lambda state: state.update(classes=["a", "b"]),
     "a number of classes": lambda state: state.update(classes=7),
+    "a class that is no text": lambda state: state.update(classes=["a", 7]),
+    "no classes": lambda state: state.pop("classes"),
+    "100,000 classes, 512 wide": lambda state: [
+        set_config(state, "network", width=512, z_dim=1024),
+        set_config(state, "data", size="256x256"),
+        state.update(size=[256, 256], classes=[str(index) for index in range(100_000)]),
+    ],
+    "a million classes": lambda state: state.update(classes=[""] * 1_000_000),
+    "a size unlike its settings": lambda state: set_config(state, "data", size="64x64"),
+    "no size in its settings": lambda state: set_config(state, "data", size=None),
+    "a size of fractions": lambda state: state.update(size=[32.5, 32]),
+    "a size of texts": lambda state: state.update(size=["32", "32"]),
+    "a size of 1024": lambda state: [set_config(state, "data", size=1024), state.update(size=[1024, 1024])],
+    "10^9 channels": lambda state: state.update(channels=10**9),
+    "2 channels": lambda state: state.update(channels=2),
+    "true channels": lambda state: state.update(channels=True),
+    "no width": lambda state: set_config(state, "network", width=None),
+    "a licence that is no text": lambda state: state.update(licence={"a": [1]}),
+    "settings nested without end": lambda state: state.update(config={"a": nested(900)}),
+    "10,000 unknown settings": lambda state: state["config"].update({f"x{n}": n for n in range(10_000)}),
+    "numbers for settings": lambda state: state.update(config=dict.fromkeys(state["config"], 10**300)),
 }
+
+
+def nested(depth: int) -> Any:
+    """A list in a list, and so on."""
+    value: Any = []
+    for _ in range(depth):
+        value = [value]
+    return value
 
 
 @pytest.mark.parametrize("lie", sorted(LIES))
@@ -219,6 +252,56 @@ def test_a_state_that_describes_something_else_is_refused(lie: str, trained: Pat
     tensors = {"generator": Generator.load(trained).network.state_dict()}
     publish(tmp_path / "model", 24, tensors, state)
     assert_refused(tmp_path / "model", str(tmp_path / "model"))
+
+
+def test_a_lie_costs_no_memory(trained: Path, tmp_path: Path) -> None:
+    """What it would take to believe each of them is gigabytes; it is refused in a process that may not have them."""
+    tensors = {"generator": Generator.load(trained).network.state_dict()}
+    for lie, tell in LIES.items():
+        state = state_of(trained)
+        tell(state)
+        publish(tmp_path / lie, 24, tensors, state)
+
+    def work() -> None:
+        memory_limit(400 * 2**20)
+        for lie in LIES:
+            before = time.monotonic()
+            assert_refused(tmp_path / lie, str(tmp_path))
+            print(f"{time.monotonic() - before:.3f} s  {lie}")
+
+    ended = in_child(work)
+    assert ended.code == 0, ended.err
+    slowest = max(ended.out.splitlines())
+    print(f"model files: {len(LIES)} states that lie, {len(LIES)} refused within 400 MB; the slowest: {slowest}")
+
+
+def test_a_file_of_terabytes_is_refused_by_its_header(trained: Path, tmp_path: Path) -> None:
+    """A sparse file takes no place on a disk, and would fill the memory: it is refused before its data is read."""
+    Generator.load(trained).save(tmp_path / "model")
+    path, sides = tmp_path / "model" / "generator.safetensors", [1024, 1024, 1024, 3]
+    header = json.dumps({"constant": {"dtype": "F32", "shape": sides, "data_offsets": [0, 12 * 2**30]}}).encode()
+    path.write_bytes(len(header).to_bytes(8, "little") + header)
+    os.truncate(path, 8 + len(header) + 12 * 2**30)
+    manifest = json.loads((tmp_path / "model" / "manifest.json").read_bytes())
+    del manifest["sha256"]
+    manifest["files"][path.name]["bytes"] = path.stat().st_size
+    (tmp_path / "model" / "manifest.json").write_bytes(checkpoint._seal(manifest))
+
+    def work() -> None:
+        memory_limit(200 * 2**20)
+        assert_refused(tmp_path / "model", str(path), "configuration")
+
+    ended = in_child(work)
+    assert ended.code == 0, ended.err
+
+
+def test_the_newest_state_that_tells_the_truth_is_used(trained: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(trained, run)
+    state = state_of(run)
+    state["channels"] = 1
+    publish(run / "checkpoints" / f"{10**6:012d}", 10**6, {"generator": {}}, state)
+    assert Generator.load(run).weights == Generator.load(trained).weights
 
 
 def test_a_state_told_twice_is_accepted(trained: Path, tmp_path: Path) -> None:

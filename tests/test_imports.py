@@ -177,7 +177,8 @@ def imports_at_start(tree: ast.Module) -> set[str]:
     return found
 
 
-NO_TORCH = {"ganvas", "errors", "config", "files", "runtime", "latents", "images", "data", "draw", "named", "cli", "status"}
+NO_TORCH = {"ganvas", "errors", "config", "files", "runtime", "latents", "images", "data", "draw", "named", "cli",
+            "status"}  # fmt: skip
 
 
 @pytest.mark.parametrize("module", [module for module in MODULES if group_of(module) in NO_TORCH])

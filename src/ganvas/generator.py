@@ -162,7 +162,7 @@ def expected(state: Mapping[str, Any]) -> dict[str, Expected]:
         with torch.device("meta"):  # shapes without memory
             network = _build(state, torch.float32)
     except ValidationError as error:
-        raise ValueError(f"is not a generator of this ganvas ({describe(error)})") from None
+        raise ValueError(f"is not a generator of this ganvas ({describe(error)[:200]})") from None
     except (KeyError, TypeError, ValueError, RuntimeError, SettingError) as error:
         reason = (str(error).splitlines() or ["a setting is missing"])[0][:120]
         raise ValueError(f"is not a generator of this ganvas ({reason})") from None

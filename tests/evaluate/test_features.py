@@ -115,6 +115,15 @@ def test_rows_differ_by_what_is_seen() -> None:
     assert np.array_equal(features(np.repeat(images, 3, axis=3)), rows), "grey is the same picture with three channels"
 
 
+def test_views_of_memory_that_is_not_ours_are_images_too() -> None:
+    images = noise(3, 32, 32, 3)
+    images.flags.writeable = False
+    assert np.array_equal(resize(images[:, :, ::-1], 48).numpy(), resize(images[:, :, ::-1].copy(), 48).numpy())
+    for features in (lite0(), open_features("pixels")):
+        assert np.array_equal(features(images[:, :, ::-1]), features(np.ascontiguousarray(images[:, :, ::-1])))
+        assert np.array_equal(features(images[::-1]), features(images)[::-1])
+
+
 def test_streaming_takes_count_images_and_no_more() -> None:
     taken, told = [], []
 
@@ -167,8 +176,8 @@ def test_streaming_keeps_every_image_in_its_place(sizes: list[int]) -> None:
         ("lite0@٩٦", "multiple of 32"),
         ("lite0@" + "9" * 5000, "multiple of 32"),
         ("pixels@33", "from 4 to 32"),
-        ("pixels:x", "a side, such as pixels@32"),
-        ("lite0:x", "a side, such as lite0@96"),
+        ("pixels:x", "a side, as pixels@SIDE"),
+        ("lite0:x", "a side, as lite0@SIDE"),
         ("clip@224", "clip:PATH"),
         ("inception@299", "inception:PATH"),
         ("inception:", "inception:PATH"),
@@ -308,7 +317,7 @@ def test_a_module_or_function_that_is_not_there(workshop: Callable[[str, str], N
         "my_features:number": "no function",
         "my_features:": "no function",
         ":f": "cannot import",
-        "broken:f": "RuntimeError: no weights here",
+        "broken:f": "RuntimeError, no weights here",
     }.items():
         with pytest.raises(SettingError, match=words) as caught:
             open_features(spec)

@@ -14,22 +14,19 @@ from hashlib import blake2b
 from typing import NamedTuple
 
 import numpy as np
-import torch
 
 from ganvas.errors import DataError
+from ganvas.evaluate.nearest import check, count_within, nearest, neighbours
 from ganvas.evaluate.result import Copying, Duplicates, Pair
 
 SHOWN = 16  # closest pairs that are told
 NEIGHBOURS = 10  # of the ratio; a picture may be in the training set up to nine times, nearly the same
-LEVELS = (0.05, 0.1, 0.2, 0.35, 0.5, 0.65)  # ratios that are looked at, over the median of real pictures' ratios
-LEAST_SHARE = 0.03  # of the samples, beyond twice the share of real pictures, before they are called copied
+LEVELS = (0.05, 0.1, 0.2, 0.35, 0.5)  # ratios that are looked at, over the median of real pictures' ratios
+LEAST_SHARE = 0.02  # of the samples, beyond twice the share of real pictures, before they are called copied
 CHANCE = 1e-4  # at each level: the chance of so many copies if samples were like real pictures
 AMONG = 2_000  # training pictures that are compared with the others, to know real pictures' ratios
 PER_CELL, MAX_CELLS, LEAST_IN_CELL = 50, 20, 10  # of C_T
 MEANS_FROM = 5_000  # training pictures at most that the cells are made from
-BLOCK = 2**21  # numbers in one block of a search: 16 MiB in fp64
-
-Array = np.ndarray
 
 
 class Cell(NamedTuple):
@@ -48,75 +45,7 @@ class CT(NamedTuple):
     cells: tuple[Cell, ...]
 
 
-def nearest(queries: Array, base: Array) -> tuple[Array, Array]:
-    """The nearest row of `base [N, D]` to each of `queries [M, D]`: (Euclidean distances float64 [M], indices int64
-    [M]). See `neighbours`."""
-    distances, indices = neighbours(queries, base, 1)
-    return distances[:, 0], indices[:, 0]
-
-
-def neighbours(queries: Array, base: Array, k: int) -> tuple[Array, Array]:
-    """The `k` nearest rows of `base [N, D]` to each of `queries [M, D]`, nearest first, of equals the lowest index
-    first: (Euclidean distances float64 [M, k], indices int64 [M, k]).
-
-    Matrix products in fp64 find the candidates, all that can be among the k within the products' rounding; their
-    distances are then computed as the norm of the difference, so that a copy has a distance of exactly 0. Beside its
-    arguments and results it needs about 200 MiB at most. Raises DataError for `k` outside 1 to N, for different D, and
-    for numbers that are not finite.
-    """
-    check(queries, base)
-    if not 1 <= k <= len(base):
-        raise DataError(f"k {k} is outside 1 to {len(base)}, the pictures to search; give more pictures")
-    rows = max(1, min(len(base), BLOCK // max(1, base.shape[1])))
-    many = max(1, min(BLOCK // rows, BLOCK // max(1, base.shape[1])))
-    distances = np.full((len(queries), k), np.inf)
-    indices = np.full((len(queries), k), len(base), np.int64)
-    for start in range(0, len(base), rows):
-        block = torch.from_numpy(base[start : start + rows].astype(np.float64))
-        for first in range(0, len(queries), many):
-            part = slice(first, first + many)
-            asked = torch.from_numpy(queries[part].astype(np.float64))
-            row, column, apart = within(asked, block, k)
-            # What was found before competes with what this block has.
-            before = np.repeat(np.arange(len(asked)), k)
-            row = np.concatenate([before, row])
-            column = np.concatenate([indices[part].ravel(), column + start])
-            apart = np.concatenate([distances[part].ravel(), apart])
-            order = np.lexsort((column, apart, row))
-            places = order[np.searchsorted(row[order], np.arange(len(asked)))[:, None] + np.arange(k)]
-            distances[part], indices[part] = apart[places], column[places]
-    return distances, indices
-
-
-def within(queries: torch.Tensor, base: torch.Tensor, k: int) -> tuple[Array, Array, Array]:
-    """(row, column, distance) of all pairs that may be among the `k` nearest of a row; both are fp64 `[*, D]`.
-
-    `|q|^2 + |b|^2 - 2 q.b` errs by less than `slack = 2 (D + 4) u (|q| + |b|)^2`, u the rounding unit (Higham 2002,
-    eq. 3.5): a pair is out only where its lower end is above the k-th of the upper ends.
-    """
-    longs, lengths = queries.norm(dim=1), base.norm(dim=1)
-    squares = (longs**2)[:, None] + (lengths**2)[None] - 2 * (queries @ base.T)
-    slack = (longs[:, None] + lengths[None]) ** 2 * (queries.shape[1] + 4) * 2.0**-52
-    limit = (squares + slack).topk(min(k, len(base)), dim=1, largest=False).values[:, -1:]
-    row, column = (squares - slack <= limit).nonzero(as_tuple=True)
-    step = max(1, BLOCK // max(1, queries.shape[1]))
-    parts = [
-        (queries[row[at : at + step]] - base[column[at : at + step]]).norm(dim=1) for at in range(0, len(row), step)
-    ]
-    return row.numpy(), column.numpy(), torch.cat(parts).numpy()
-
-
-def check(*features: Array) -> None:
-    """Raise DataError unless all are `[N, D]` with one D, at least one row, and finite."""
-    for each in features:
-        if each.ndim != 2 or not len(each) or each.shape[1] != features[0].shape[1]:
-            shapes = " and ".join(str(list(one.shape)) for one in features)
-            raise DataError(f"features of shapes {shapes} cannot be compared; give [N, D] with one D and no empty set")
-        if not np.isfinite(each).all():
-            raise DataError("features hold numbers that are not finite; look at the network and the pictures")
-
-
-def rank_z(heldout: Array, samples: Array) -> float:
+def rank_z(heldout: np.ndarray, samples: np.ndarray) -> float:
     """The z-score of Mann and Whitney's U, negative where `samples` are smaller than `heldout` (both float [*]).
 
     U counts pairs in which the sample is larger, ties as half; its variance is corrected for ties (Lehmann 1975,
@@ -131,14 +60,14 @@ def rank_z(heldout: Array, samples: Array) -> float:
     return float((u - m * n / 2) / math.sqrt(variance)) if variance > 0 else 0.0
 
 
-def means(points: Array, count: int, seed: int = 0) -> Array:
+def means(points: np.ndarray, count: int, seed: int = 0) -> np.ndarray:
     """Centres of `count` cells of `points [N, D]`, float64 `[count, D]`: k-means++ (Arthur and Vassilvitskii 2007),
     then Lloyd's iterations until nothing moves, 50 at most. The same seed and points give the same centres."""
     random = np.random.default_rng(seed)
     if len(points) > MEANS_FROM:
         points = points[random.choice(len(points), MEANS_FROM, replace=False)]
     points = points.astype(np.float64)
-    centres = points[random.integers(len(points))][None]
+    centres: np.ndarray = points[random.integers(len(points))][None]
     apart = nearest(points, centres)[0]
     while len(centres) < count and apart.any():
         chosen = points[random.choice(len(points), p=apart**2 / (apart**2).sum())][None]
@@ -155,11 +84,11 @@ def means(points: Array, count: int, seed: int = 0) -> Array:
 
 
 def c_t(
-    train: Array,
-    heldout: Array,
-    samples: Array,
+    train: np.ndarray,
+    heldout: np.ndarray,
+    samples: np.ndarray,
     *,
-    distances: tuple[Array, Array] | None = None,
+    distances: tuple[np.ndarray, np.ndarray] | None = None,
     cells: int | None = None,
     seed: int = 0,
 ) -> CT:
@@ -204,8 +133,9 @@ def surplus(hits: int, of: int, usual: int, of_usual: int) -> float:
     one-sided."""
     log_factorial = np.concatenate([[0.0], np.cumsum(np.log(np.arange(1, of + of_usual + 1)))])
 
-    def log_choose(n: int, k: Array) -> Array:
-        return log_factorial[n] - log_factorial[k] - log_factorial[n - k]
+    def log_choose(n: int, k: np.ndarray) -> np.ndarray:
+        found: np.ndarray = log_factorial[n] - log_factorial[k] - log_factorial[n - k]
+        return found
 
     total = hits + usual
     here = np.arange(hits, min(of, total) + 1)
@@ -217,13 +147,13 @@ def surplus(hits: int, of: int, usual: int, of_usual: int) -> float:
 class Near(NamedTuple):
     """What queries are near to: distance and ratio float64 [M], row of the training pictures and mirrored [M]."""
 
-    distance: Array
-    ratio: Array
-    row: Array
-    mirrored: Array
+    distance: np.ndarray
+    ratio: np.ndarray
+    row: np.ndarray
+    mirrored: np.ndarray
 
 
-def look(queries: Array, mirrored: Array | None, train: Array, k: int) -> Near:
+def look(queries: np.ndarray, mirrored: np.ndarray | None, train: np.ndarray, k: int) -> Near:
     """The nearest of `train [N, D]` (no two rows equal) to each query or its mirror image, whichever is nearer; the
     ratio is that distance over the one to the k-th neighbour of the same."""
     distances, rows = neighbours(queries, train, k)
@@ -235,20 +165,20 @@ def look(queries: Array, mirrored: Array | None, train: Array, k: int) -> Near:
     return Near(distances[:, 0], ratio_of(distances), rows[:, 0], turned)
 
 
-def ratio_of(distances: Array) -> Array:
+def ratio_of(distances: np.ndarray) -> np.ndarray:
     """First over last of sorted distances `[M, k]`; 1 where the last is 0."""
     last = distances[:, -1]
-    ratio: Array = np.divide(distances[:, 0], last, out=np.ones(len(last)), where=last > 0)
+    ratio: np.ndarray = np.divide(distances[:, 0], last, out=np.ones(len(last)), where=last > 0)
     return ratio
 
 
-def among_themselves(train: Array, k: int) -> Array:
+def among_themselves(train: np.ndarray, k: int) -> np.ndarray:
     """The ratios of up to 2,000 training pictures, spread evenly, each among the others: float64 [M]."""
     chosen = np.unique(np.linspace(0, len(train) - 1, min(AMONG, len(train))).astype(np.int64))
     return ratio_of(neighbours(train[chosen], train, k + 1)[0][:, 1:])  # the first is itself
 
 
-def are_copied(samples: Near, real: Array) -> bool:
+def are_copied(samples: Near, real: np.ndarray) -> bool:
     """Whether samples are far nearer to one training picture than to the next ones, and real pictures are not.
 
     `real`: ratios of real pictures, of the held-out ones and of training pictures among the others. At each level
@@ -269,13 +199,13 @@ def are_copied(samples: Near, real: Array) -> bool:
 
 def find_copies(
     name: str,
-    train: Array,
-    heldout: Array,
-    samples: Array,
-    heldout_mirrored: Array | None = None,
-    samples_mirrored: Array | None = None,
+    train: np.ndarray,
+    heldout: np.ndarray,
+    samples: np.ndarray,
+    heldout_mirrored: np.ndarray | None = None,
+    samples_mirrored: np.ndarray | None = None,
     names: Sequence[str] | None = None,
-    indices: Array | None = None,
+    indices: np.ndarray | None = None,
 ) -> Copying:
     """Whether `samples` lie nearer to `train` than `heldout` pictures do, in the features `name`; all float `[*, D]`.
 
@@ -314,20 +244,21 @@ def find_copies(
     )
 
 
-def first_of_equals(rows: Array) -> Array:
+def first_of_equals(rows: np.ndarray) -> np.ndarray:
     """Indices, rising, of the rows of `rows [N, D]` that no earlier row equals."""
     seen: dict[bytes, int] = {}
-    for index, row in enumerate(rows + 0.0):  # a negative zero is a zero
-        seen.setdefault(blake2b(row.tobytes(), digest_size=16).digest(), index)
+    for index, row in enumerate(rows):
+        zeros_alike = row + 0.0  # a negative zero has other bytes
+        seen.setdefault(blake2b(zeros_alike.tobytes(), digest_size=16).digest(), index)
     return np.fromiter(seen.values(), np.int64)
 
 
-def as_near(queries: Array, mirrored: Array | None, near: Near) -> Array:
+def as_near(queries: np.ndarray, mirrored: np.ndarray | None, near: Near) -> np.ndarray:
     """Each query as it is, or mirrored where that is nearer."""
     return queries if mirrored is None else np.where(near.mirrored[:, None], mirrored, queries)
 
 
-def closest_pairs(near: Near, indices: Array, names: Sequence[str] | None = None) -> list[Pair]:
+def closest_pairs(near: Near, indices: np.ndarray, names: Sequence[str] | None = None) -> list[Pair]:
     """The 16 samples that are nearest to a training picture, nearest first; each sample is in one pair.
 
     `indices [N]` of the training rows among the prepared pictures, and the `names` of those.
@@ -346,7 +277,7 @@ def closest_pairs(near: Near, indices: Array, names: Sequence[str] | None = None
     ]
 
 
-def duplicate_samples(features_samples: Array, features_train: Array) -> Duplicates:
+def duplicate_samples(features_samples: np.ndarray, features_train: np.ndarray) -> Duplicates:
     """Samples `[M, D]` that have a twin among the samples, against the same count among training pictures `[N, D]`.
 
     Twins are nearer to each other than half of the median distance from a training picture to the nearest other one.
@@ -361,23 +292,10 @@ def duplicate_samples(features_samples: Array, features_train: Array) -> Duplica
     samples, train = features_samples[:count], features_train[:count]
     # A copy has a distance of 0, whether it stands before or behind its twin.
     limit = 0.5 * float(np.median(neighbours(train, train, 2)[0][:, 1]))
-    twins, usual = twins_within(samples, limit), twins_within(train, limit)
+    twins, usual = count_within(samples, limit), count_within(train, limit)
     return Duplicates(
         samples=count,
         repeated=int((twins > 0).sum()),
         largest=int(twins.max()) + 1 if twins.any() else 0,
         expected=int((usual > 0).sum()),
     )
-
-
-def twins_within(features: Array, limit: float) -> Array:
-    """How many other rows of `features [N, D]` lie at most `limit` from each row: int64 [N]."""
-    rows = torch.from_numpy(features.astype(np.float64))
-    lengths = rows.norm(dim=1)
-    found = []
-    for start in range(0, len(rows), max(1, BLOCK // len(rows))):
-        part = slice(start, start + max(1, BLOCK // len(rows)))
-        squares = (lengths[part] ** 2)[:, None] + (lengths**2)[None] - 2 * (rows[part] @ rows.T)
-        slack = (lengths[part][:, None] + lengths[None]) ** 2 * (rows.shape[1] + 4) * 2.0**-52
-        found.append((squares <= limit**2 + slack).sum(dim=1) - 1)  # itself
-    return torch.cat(found).numpy()

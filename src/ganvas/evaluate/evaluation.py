@@ -15,8 +15,9 @@ import numpy as np
 
 from ganvas import __version__
 from ganvas.data.cache import Dataset
-from ganvas.errors import SettingError
+from ganvas.errors import CheckpointError, SettingError
 from ganvas.evaluate import metrics
+from ganvas.evaluate.attributes import probe
 from ganvas.evaluate.copying import duplicate_samples, find_copies
 from ganvas.evaluate.features import Features, open_features, vectors
 from ganvas.evaluate.manifold import manifold
@@ -33,6 +34,7 @@ from ganvas.evaluate.subject import (
     pictures_of_run,
 )
 from ganvas.evaluate.words import say
+from ganvas.generator import missing
 
 Split = Literal["heldout", "train", "all"]
 COUNT = 5_000  # samples, unless told: intervals are narrow enough, and a CPU is done in minutes
@@ -166,6 +168,8 @@ def open_both(
         subject = open_run(path, truncation, device, precision)
         dataset = pictures_of_run(path, tell, progress) if data is None else None
     else:
+        if data is None and not path.exists() and "://" not in what:
+            raise CheckpointError(missing(path))
         if data is None:
             raise SettingError(
                 f"{what}: is not a run folder; images need pictures to be measured against: --data photos/"
@@ -302,8 +306,6 @@ def attributes_of(dataset: Dataset, network: Features, made: np.ndarray) -> list
     """What became of the pictures' known attributes; empty where none are known."""
     if dataset.attributes is None or not len(dataset.heldout):
         return []
-    from ganvas.evaluate.attributes import probe
-
     train = np.random.default_rng(0).permutation(dataset.train)[:TRAIN]
     known = dataset.attributes
     return probe(
