@@ -20,7 +20,20 @@ from rich.console import Console
 from ganvas import cli, config, console, named
 from ganvas.errors import StorageError
 
-COMMANDS = ["", "train", "generate", "evaluate", "status", "gallery", "data", "data check", "data list", "data get", "model", "model show"]
+COMMANDS = [
+    "",
+    "train",
+    "generate",
+    "evaluate",
+    "status",
+    "gallery",
+    "data",
+    "data check",
+    "data list",
+    "data get",
+    "model",
+    "model show",
+]
 WAIT_SECONDS = 60  # a limit on hanging, not a claim of speed
 
 

@@ -151,7 +151,9 @@ class TrainingSettings(Settings):
     metric: str | None = Field(
         None, description="Features of the score while training, or none; derived: lite0@96 where its extra is there."
     )
-    interventions: bool = Field(True, description="Answer when training goes wrong: gentler, or back to a sound point.")
+    interventions: bool = Field(
+        False, description="Answer what the monitor judges to go wrong, not only what is certainly broken."
+    )
     tensorboard: bool = Field(False, description="Also write TensorBoard logs (extra: tensorboard).")
 
 

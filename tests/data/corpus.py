@@ -5,10 +5,11 @@ from __future__ import annotations
 import io
 import struct
 import zlib
+from collections.abc import Callable
 from functools import cache
 
 import numpy as np
-from PIL import Image, ImageCms
+from PIL import Image, ImageCms, features
 
 SIDE = 48
 
@@ -68,6 +69,52 @@ def lab() -> Image.Image:
     return made
 
 
+def plain_cmyk() -> bytes:
+    """A CMYK JPEG that is not inverted and has no Adobe marker."""
+    inks = cmyk()
+    inverted = Image.frombytes("CMYK", inks.size, bytes(255 - value for value in inks.tobytes()))
+    return without_adobe_marker(encode(inverted, "JPEG"))
+
+
+def pnm(largest: int) -> bytes:
+    """`colours()` as a binary PPM with values from 0 to `largest`, and a comment in its header."""
+    values = np.rint(colours() / 255 * largest).astype(np.uint8 if largest < 256 else ">u2")
+    height, width = values.shape[:2]
+    return b"P6 # by hand\n%d %d\n%d\n" % (width, height, largest) + values.tobytes()
+
+
+def webp_canvas(side: int) -> bytes:
+    """An animated WebP of two frames of 16x16 pixels on a canvas that says to be `side` pixels wide and high."""
+
+    def three(value: int) -> bytes:
+        return struct.pack("<I", value)[:3]
+
+    def chunk(name: bytes, data: bytes) -> bytes:
+        return name + struct.pack("<I", len(data)) + data
+
+    frame = bytes(6) + three(15) * 2 + three(100) + b"\0" + encode(colours(16, 16), "WEBP")[12:]
+    body = chunk(b"VP8X", b"\x02\0\0\0" + three(side - 1) * 2) + chunk(b"ANIM", bytes(6))
+    body += chunk(b"ANMF", frame) * 2
+    return b"RIFF" + struct.pack("<I", len(body) + 4) + b"WEBP" + body
+
+
+def odd_tiff() -> bytes:
+    """A TIFF of six 8-bit inks a pixel, which is a valid file and no picture that anybody shows."""
+    entries = (
+        (256, 3, 8),
+        (257, 3, 8),
+        (258, 3, 8),
+        (259, 3, 1),
+        (262, 3, 5),
+        (273, 4, 200),
+        (277, 3, 6),
+        (279, 4, 384),
+    )
+    directory = struct.pack("<H", len(entries))
+    directory += b"".join(struct.pack("<HHII", tag, kind, 1, value) for tag, kind, value in entries)
+    return (b"II*\0" + struct.pack("<I", 8) + directory + bytes(4)).ljust(200, b"\0") + bytes(384)
+
+
 def without_adobe_marker(jpeg: bytes) -> bytes:
     """Cut the APP14 segment out of a JPEG."""
     at = jpeg.index(b"\xff\xee")
@@ -113,18 +160,25 @@ def good() -> dict[str, bytes]:
         "one-bit.png": encode(image.convert("1"), "PNG"),
         "grey.jpg": encode(image.convert("L"), "JPEG"),
         "opaque.png": encode(image.convert("RGBA"), "PNG"),
+        "opaque-grey-alpha.png": encode(image.convert("LA"), "PNG"),
         "cmyk.jpg": encode(cmyk(), "JPEG"),
+        "cmyk-not-adobe.jpg": plain_cmyk(),
         "cmyk.tif": encode(cmyk(), "TIFF"),
         "lab.tif": encode(lab(), "TIFF"),
         "p3.png": encode(pixels, "PNG", icc_profile=p3_profile()),
         "grey16.png": encode((pixels[..., 0].astype(np.uint16) * 257), "PNG"),
         "rgb16.png": rgb16_png(),
+        "rgb16.ppm": pnm(65535),
+        "rgb10.ppm": pnm(1023),
+        "rgb7.ppm": pnm(127),
         "ycbcr.tif": encode(image.convert("YCbCr"), "TIFF"),
         "1x1.png": encode(pixels[:1, :1], "PNG"),
         "снимок 写真 📷.png": encode(pixels, "PNG"),
         "n" * 251 + ".png": encode(pixels, "PNG"),
         "no-suffix": encode(pixels, "PNG"),
     }
+    if features.check("avif"):
+        files["rgb.avif"] = encode(pixels, "AVIF")
     return files | {f"exif{value}.jpg": encode(pixels, "JPEG", exif=exif(value)) for value in range(2, 9)}
 
 
@@ -185,6 +239,11 @@ def bad() -> dict[str, tuple[bytes, str]]:
         "text-bomb.png": (raw_png(4, 4, rows=bytes(52), extra=text_bomb), "bomb"),
         "0x0.png": (raw_png(0, 0), "PNG"),
         "0x0.gif": (b"GIF89a" + bytes(7) + b";", "GIF"),
+        "thin.png": (raw_png(70_000, 4, rows=bytes(4 * (1 + 3 * 70_000))), "side"),
+        "canvas.webp": (webp_canvas(8000), "megapixels"),
+        "written-out.ppm": (b"P3 900 700 255\n" + b"7 " * (900 * 700 * 3), "slowly"),
+        "half.ppm": (pnm(65535)[:9000], "truncated"),
+        "six-inks.tif": (odd_tiff(), "TIFF"),
         "scans.jpg": (jpeg + b"\xff\xda" * 200, "scans"),
         "drawing.svg": (b'<svg xmlns="http://www.w3.org/2000/svg" width="10" height="10"/>', "SVG"),
         "drawing.eps": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n", "PostScript"),
@@ -196,3 +255,58 @@ def bad() -> dict[str, tuple[bytes, str]]:
         "archive.jpg": (b"PK\x03\x04" + bytes(100), "zip"),
         "float-nan.tif": (encode(Image.fromarray(np.full((8, 8), np.nan, np.float32)), "TIFF"), "number"),
     }
+
+
+def gradient(mode: str, width: int = 8000, height: int = 8000) -> Image.Image:
+    return Image.linear_gradient("L").resize((width, height)).convert(mode)
+
+
+def _scaled(kind: type, factor: float) -> Image.Image:
+    return Image.fromarray(np.asarray(gradient("L")).astype(kind) * kind(factor))
+
+
+def _many_scans() -> bytes:
+    """A progressive JPEG whose first scan comes 90 times: valid, and a pass over 64 megapixels each."""
+    jpeg = encode(gradient("RGB"), "JPEG", progressive=True)
+    first = jpeg.index(b"\xff\xda")
+    second = jpeg.index(b"\xff\xda", first + 2)
+    return jpeg[:first] + jpeg[first:second] * 90 + jpeg[second:]
+
+
+def _runs_of_one() -> bytes:
+    """A BMP of 4000 x 4000 pixels, each a run of its own."""
+    body = (b"\x01\x07" * 4000 + b"\0\0") * 4000 + b"\0\1"
+    head = struct.pack("<IiiHHIIiiII", 40, 4000, 4000, 1, 8, 1, len(body), 0, 0, 256, 0) + bytes(1024)
+    return b"BM" + struct.pack("<IHHI", 14 + len(head) + len(body), 0, 0, 14 + len(head)) + head + body
+
+
+# As large as the cap allows, or beyond in a way of their own: name -> (maker, word of the reason or None where it is
+# used). Made when asked for: together they take a minute and a gigabyte.
+LARGE: dict[str, tuple[Callable[[], bytes], str | None]] = {
+    "64-rgb.jpg": (lambda: encode(gradient("RGB"), "JPEG"), None),
+    "64-progressive.jpg": (lambda: encode(gradient("RGB"), "JPEG", progressive=True, exif=exif(6)), None),
+    "64-cmyk.jpg": (lambda: encode(gradient("CMYK"), "JPEG"), None),
+    "64-thin.jpg": (lambda: encode(gradient("RGB", 65_000, 980), "JPEG", progressive=True), None),
+    "64-rgba.png": (lambda: encode(gradient("RGBA"), "PNG", compress_level=1, exif=exif(5)), None),
+    "64-grey-alpha.png": (lambda: encode(gradient("LA"), "PNG", compress_level=1), None),
+    "64-p3.png": (lambda: encode(gradient("RGB"), "PNG", compress_level=1, icc_profile=p3_profile()), None),
+    "64-rgba16.png": (lambda: raw_png(8000, 8000, depth=16, colour=6, rows=bytes(8000 * 64001)), None),
+    "64-grey16.png": (lambda: encode(_scaled(np.uint16, 257), "PNG", compress_level=1), None),
+    "64-palette.gif": (lambda: encode(gradient("P"), "GIF"), None),
+    "64-rgb.bmp": (lambda: encode(gradient("RGB"), "BMP"), None),
+    "64-cmyk.tif": (lambda: encode(gradient("CMYK"), "TIFF", compression="tiff_lzw"), None),
+    "64-float.tif": (lambda: encode(_scaled(np.float32, 1 / 255), "TIFF", compression="tiff_lzw"), None),
+    "64-int32.tif": (lambda: encode(_scaled(np.int32, 1000), "TIFF", compression="tiff_lzw"), None),
+    "64-rgb.ppm": (lambda: b"P6 8000 8000 255\n" + bytes(192_000_000), None),
+    "64-rgb7.ppm": (lambda: b"P6 8000 8000 127\n" + bytes(192_000_000), None),
+    "33-rgb16.ppm": (lambda: b"P6 5700 5700 65535\n" + bytes(5700 * 5700 * 6), None),
+    "47-float.pfm": (lambda: b"Pf 6900 6900 -1.0\n" + bytes(6900 * 6900 * 4), None),
+    "21-rgb.webp": (lambda: encode(gradient("RGB", 4600, 4600), "WEBP", lossless=True, method=0), None),
+    "64-rgb.webp": (lambda: webp_canvas(8000), "megapixels"),
+    "64-many-scans.jpg": (_many_scans, "scans"),
+    "16-runs-of-one.bmp": (_runs_of_one, "slowly"),
+    "64-written-out.pgm": (lambda: b"P2 8000 8000 255\n" + b"0 " * 64_000_000, "slowly"),
+    "64-million-wide.png": (lambda: raw_png(1_000_000, 64, rows=bytes(64 * 3_000_001)), "side"),
+}
+if features.check("avif"):
+    LARGE["21-rgb.avif"] = (lambda: encode(gradient("RGB", 4600, 4600), "AVIF", speed=10, subsampling="4:4:4"), None)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import io
 import subprocess
 import sys
+from fractions import Fraction
 from functools import cache
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from ganvas.data import kinds, pnm
 from ganvas.data.decode import Picture, SetAside, decode, fit, header_size, printable, to_channels
 
 
@@ -50,7 +51,10 @@ def test_bad_files_are_set_aside_with_reason_and_fix(name: str) -> None:
     assert "\n" not in refused.reason + refused.fix
 
 
-LOSSLESS = ("rgb.png", "rgb.webp", "rgb.bmp", "rgb.tiff", "lzw.tif", "rgb.ppm", "rgb16.png", "opaque.png", "no-suffix")
+LOSSLESS = (
+    "rgb.png", "rgb.webp", "rgb.bmp", "rgb.tiff", "lzw.tif", "rgb.ppm", "rgb16.png", "rgb16.ppm", "opaque.png",
+    "no-suffix",
+)  # fmt: skip
 
 
 @pytest.mark.parametrize("name", LOSSLESS)
@@ -243,27 +247,95 @@ def test_printable_escapes_what_a_terminal_would_obey() -> None:
     assert printable("снимок 写真.png") == "снимок 写真.png"
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("kind", ["rgba.png", "progressive.jpg", "cmyk.tif"])
-def test_the_largest_pictures_stay_within_600_megabytes(kind: str) -> None:
-    """64 megapixels through decode in a process of its own, whose peak is asked of the kernel."""
-    if not Path("/proc/self/status").exists():
-        pytest.skip("needs /proc to ask for the peak")
-    # Not ru_maxrss: a child inherits its parent's.
-    code = """
+@pytest.mark.parametrize("largest", [1, 7, 100, 254, 256, 1023, 4095, 65535])
+def test_pnm_values_are_scaled_to_the_nearest(largest: int) -> None:
+    """Against fractions, for every value (or 3,000 of them), in both kinds of file, and in more than one block."""
+    values = np.unique(np.linspace(0, largest, 3000).astype(int))
+    expected = [int(Fraction(255 * int(value), largest) + Fraction(1, 2)) for value in values]
+    kind = "u1" if largest < 256 else ">u2"
+    grey = b"P5\t%d\n# a note\n1 %d\n" % (len(values), largest) + values.astype(kind).tobytes()
+    assert picture(grey).pixels[0, :, 0].tolist() == expected
+    rows = np.stack([values, values[::-1], values], axis=1)  # one pixel a row
+    for block in (pnm.BLOCK, 7):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(pnm, "BLOCK", block)
+            colour = picture(b"P6 1 %d %d " % (len(values), largest) + rows.astype(kind).tobytes()).pixels[:, 0]
+        assert colour[:, 0].tolist() == colour[:, -1].tolist() == expected
+        assert colour.shape[1] == 1 or colour[:, 1].tolist() == expected[::-1]
+
+
+def test_pnm_headers_that_lie_allocate_nothing() -> None:
+    for header in (b"P6 30000 30000 65535\n", b"P5 1000000000 1 100\n", b"P5 999999999 999999999 999\n"):
+        refused = decode(header + bytes(100), "x.ppm")
+        assert isinstance(refused, SetAside)
+        assert "truncated" in refused.reason or "cap" in refused.reason, refused
+    for header in (b"P6 0 5 65535\n", b"P6 5 5 0\n", b"P6 5 5 70000\n", b"P6 5 5\n", b"P6 #" + b"#" * 5000):
+        assert isinstance(decode(header + bytes(200), "x.ppm"), SetAside), header
+
+
+def test_what_takes_long_is_refused_by_its_header_unless_it_is_small() -> None:
+    small = b"P3 90 70 255\n" + b"7 " * (90 * 70 * 3)
+    assert picture(small).size == (70, 90)
+    jpeg = corpus.encode(corpus.colours(), "JPEG", progressive=True)
+    at = jpeg.index(b"\xff\xda")
+    scan = jpeg[at : jpeg.index(b"\xff\xda", at + 2)]
+    many = jpeg[:at] + scan * 50 + jpeg[at:]
+    assert isinstance(decode(many, "x"), Picture)  # so many scans of a small picture harm nobody
+    refused = decode(many, "x", max_pixels=corpus.SIDE * 64)
+    assert isinstance(refused, SetAside)
+    assert "60 scans" in refused.reason
+
+
+def test_formats_that_are_decoded_in_copies_have_a_third_of_the_cap() -> None:
+    data = corpus.encode(np.zeros((300, 300, 3), np.uint8), "WEBP")
+    assert picture(data, max_pixels=3 * 300 * 300).size == (300, 300)
+    refused = decode(data, "x", max_pixels=3 * 300 * 300 - 1)
+    assert isinstance(refused, SetAside)
+    assert "over the cap of a WebP" in refused.reason
+
+
+@pytest.mark.parametrize("name", ["AVIF", "WEBP"])
+def test_a_format_whose_library_is_missing_is_set_aside(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = b"\0\0\0\x20ftypavif\0\0\0\0avifmif1" + bytes(200) if name == "AVIF" else corpus.webp_canvas(16)
+    monkeypatch.setattr(kinds.features, "check", lambda feature: False)
+    kinds._if_supported.cache_clear()
+    try:
+        refused = decode(data, "x")
+    finally:
+        kinds._if_supported.cache_clear()
+    assert isinstance(refused, SetAside)
+    assert kinds.READABLE[name] in refused.reason
+    assert "save it as JPEG" in refused.fix
+
+
+PEAK = """
 import sys
 from pathlib import Path
-from ganvas.data.decode import decode, Picture
-found = decode(sys.stdin.buffer.read(), "x", draft_size=(64, 64))
-assert isinstance(found, Picture), found
+from ganvas.data.source import open_source
+from ganvas.data.workers import Prepared, Recipe, prepare_one
+source = open_source(sys.argv[1])
+for name in source.names():
+    found = prepare_one(source, name, Recipe((64, 64)))
+    print(found.size if isinstance(found, Prepared) else found.reason)
 print(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0])
 """
-    mode, format_, options = {
-        "rgba.png": ("RGBA", "PNG", {"compress_level": 1}),
-        "progressive.jpg": ("RGB", "JPEG", {"progressive": True}),
-        "cmyk.tif": ("CMYK", "TIFF", {"compression": "tiff_lzw"}),
-    }[kind]
-    buffer = io.BytesIO()
-    Image.new(mode, (8000, 8000)).save(buffer, format_, **options)
-    done = subprocess.run([sys.executable, "-c", code], input=buffer.getvalue(), capture_output=True, check=True)
-    assert int(done.stdout) * 1024 <= 600e6
+EACH_TIME = ("64-rgba.png", "64-float.tif", "33-rgb16.ppm", "21-rgb.webp", "64-written-out.pgm", "64-million-wide.png")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=() if n in EACH_TIME else pytest.mark.torture) for n in sorted(corpus.LARGE)]
+)
+def test_the_largest_pictures_stay_within_600_megabytes(name: str, tmp_path: Path) -> None:
+    """Read, decoded and fitted as a worker does it, in a process of its own, whose peak is asked of the kernel."""
+    if not Path("/proc/self/status").exists():
+        pytest.skip("needs /proc to ask for the peak")
+    make, word = corpus.LARGE[name]
+    (tmp_path / name).write_bytes(make())
+    # Not ru_maxrss: a child inherits its parent's.
+    program = [sys.executable, "-c", PEAK, str(tmp_path)]
+    done = subprocess.run(program, capture_output=True, check=True, text=True)
+    answer, peak = done.stdout.splitlines()
+    assert (word or "(") in answer
+    assert int(peak) * 1024 <= 600e6
+    print(f"pictures: {name}: {int(peak) * 1024 / 1e6:.0f} MB, {answer}")

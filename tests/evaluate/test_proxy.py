@@ -74,6 +74,8 @@ def test_what_a_run_asks_for(monkeypatch: pytest.MonkeyPatch) -> None:
     assert asks("pixels").name == "FD pixels@32"
     with pytest.raises(SettingError, match="lite9"):
         asks("lite9")
+    with pytest.raises(SettingError, match="os:getcwd"):
+        asks("os:getcwd")  # the configuration of a run that came from elsewhere must not name code
     monkeypatch.setattr(proxy, "find_spec", lambda name: None)
     assert asks(None) is None, "without its extra there is no score, and no fuss"
 

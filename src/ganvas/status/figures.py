@@ -168,7 +168,7 @@ def trend(points: Sequence[tuple[int, float]]) -> Trend | None:
 
 def health_of(rows: Rows, config: Mapping[str, Any], about: Mapping[str, Any]) -> Health:
     """What the monitor's rows say, and the treatment that the newest checkpoint's state (`about`) says is in force."""
-    treats = entries(config.get("training")).get("interventions") is not False
+    treats = entries(config.get("training")).get("interventions") is True
     care = entries(entries(about.get("monitor")).get("care"))
     rest = {"augmentation": 0.0, "roll_backs": 0.0}
     treatment = {

@@ -59,7 +59,7 @@ class Health(Part):
     state: str = Field(description="Of the newest row; 'not watched' where there is none.")
     why: str = ""
     seen_images: int | None = None
-    treats: bool = Field(True, description="False with --no-interventions: it only watches.")
+    treats: bool = Field(False, description="Whether what the monitor judges is answered: --interventions.")
     treatment: dict[str, float] = Field({}, description="Factors and counts in force, where they differ from none.")
     interventions: list[Intervention] = []
     from_images: int = Field(0, description="Interventions before so many images were not read (the file is long).")

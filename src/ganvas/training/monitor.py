@@ -1,7 +1,8 @@
 """Is it healthy? Judges the vitals of a run as an engineer would, and says what to do about it.
 
 Knows nothing of networks or files: numbers come in, findings go out, and the loop carries out what they ask for.
-The thresholds were set on runs that were made to fail, beside healthy ones (benchmarks/monitor.py, docs/monitor.md).
+The thresholds are from the literature and from looking at few runs; benchmarks/monitor.py is there to set them by runs
+that are made to fail, and until that is done nothing but what is certainly broken is answered unless asked for.
 """
 
 from __future__ import annotations
@@ -80,7 +81,10 @@ class Memory:
 
 
 class Monitor:
-    """Follows one run. `treats`: whether it may ask for anything; otherwise it only says what it sees."""
+    """Follows one run. `treats`: whether it may answer what it judges to go wrong; otherwise it only says so.
+
+    Numbers that are not finite are no matter of judgement: the run always goes back from those.
+    """
 
     def __init__(self, treats: bool = True, care: Care | None = None, memory: Memory | None = None) -> None:
         self.treats, self.care, self.memory = treats, care or Care(), memory or Memory()
@@ -192,8 +196,6 @@ class Monitor:
 
     def _roll_back(self, state: State, why: str) -> Finding:
         self.memory.state = state
-        if not self.treats:
-            return Finding(state, why)
         if self.care.roll_backs >= ROLL_BACKS:
             return Finding(state, f"{why}, after going back {ROLL_BACKS} times", "stop")
         self.care = self.care.after_roll_back()
