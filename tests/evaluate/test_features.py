@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from ganvas.errors import CheckpointError, SettingError
-from ganvas.evaluate.features import WINDOW, Features, area, bicubic, open_features, resize, vectors
+from ganvas.evaluate.features import WINDOW, Features, open_features, vectors
+from ganvas.evaluate.inputs import area, bicubic, resize
 
 sides = st.integers(1, 70)
 

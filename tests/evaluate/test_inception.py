@@ -22,7 +22,7 @@ from PIL import Image
 from torch import Tensor
 
 from ganvas.errors import CheckpointError, StorageError
-from ganvas.evaluate import inception
+from ganvas.evaluate import inception, inputs
 from ganvas.evaluate.inception import Inception, expected, find_weights, fold, open_inception, pool3, read_weights
 from ganvas.tensorfile import pack
 
@@ -225,7 +225,7 @@ def test_parameters_are_those_of_the_known_file(counted: dict[str, Tensor]) -> N
 def features(tensors: dict[str, Tensor], monkeypatch: pytest.MonkeyPatch) -> Inception:
     """The features on images of 75 pixels, the smallest that the network can take, four at a time."""
     monkeypatch.setattr(inception, "SIDE", 75)
-    monkeypatch.setitem(inception.BATCH, "cpu", 4)
+    monkeypatch.setitem(inputs.BATCH, "cpu", 4)
     return Inception(tensors, "cpu")
 
 
@@ -248,7 +248,7 @@ def test_images_are_prepared_as_clean_fid_does(
     tensors: dict[str, Tensor], monkeypatch: pytest.MonkeyPatch, side: int
 ) -> None:
     """Parmar et al. 2022: each channel resized by Pillow's bicubic filter as float, then clipped to 0..255."""
-    monkeypatch.setitem(inception.BATCH, "cpu", 2)
+    monkeypatch.setitem(inputs.BATCH, "cpu", 2)
     seen: list[Tensor] = []
     monkeypatch.setattr(inception, "pool3", lambda x, folded: seen.append(x.clone()) or torch.zeros(len(x), 2048))
     pictures = images(2, side)

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from ganvas.errors import CheckpointError, MissingExtra
 from ganvas.evaluate import lite0
-from ganvas.evaluate.features import open_features, resize
+from ganvas.evaluate.features import open_features
+from ganvas.evaluate.inputs import resize
 from ganvas.evaluate.lite0 import Lite0, load_lite0
 from ganvas.evaluate.weights import read_pinned
 

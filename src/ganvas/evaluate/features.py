@@ -16,15 +16,14 @@ import secrets
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from ganvas.errors import SettingError, did_you_mean
+from ganvas.evaluate.inputs import RECIPE, area, check_images, in_full_batches, resize
 from ganvas.evaluate.lite0 import DIMENSIONS, SHA256, Lite0, load_lite0
 from ganvas.files import one_line
 from ganvas.runtime import choose_machine
@@ -35,12 +34,7 @@ NAMES = ("lite0", "pixels", "inception", "dinov2", "clip")
 # 400 faces of 128 px hardly tell a faint checkerboard, or JPEG at 50, from none at side 96, and clearly do at 128.
 # lite0@224 separates such faults two to four times as far, in three times the time.
 LITE0_SIDE, PIXELS_SIDE = 128, 32
-# Images go through a network so many at a time, the last batch filled up: convolution libraries pick other kernels,
-# and so other roundings, for other batch sizes. 16 is what a CPU's cache holds best.
-BATCH = {"cpu": 16, "cuda": 64, "mps": 32}
 WINDOW = 64  # images that `vectors` gathers before it asks for their rows; a multiple of each of those
-# Counts changes to how images are prepared: vectors that were kept from before one are not used after it.
-RECIPE = 1
 
 
 @runtime_checkable
@@ -145,50 +139,6 @@ def _first(batches: Iterable[np.ndarray], count: int) -> Iterator[np.ndarray]:
         count -= len(images)
 
 
-def resize(images: np.ndarray, side: int, device: str = "cpu") -> Tensor:
-    """uint8 `[B, H, W, 1 or 3]` to fp32 `[B, 3, side, side]`, 0 to 255: bicubic, antialiased, never rounded between.
-
-    Grey is repeated. As clean-fid does (Parmar et al. 2022, "On Aliased Resizing", section 3): Pillow's bicubic on
-    each channel as floats, then clipped. As two products with matrices here, many times as fast.
-    """
-    height, width = images.shape[1:3]
-    x = torch.from_numpy(images.copy()).to(device).permute(0, 3, 1, 2).float()  # a copy: views may be read-only
-    rows, columns = (torch.from_numpy(bicubic(length, side)).float().to(device) for length in (height, width))
-    x = x if width == side else x @ columns.T
-    x = x if height == side else rows @ x
-    clipped: Tensor = x.clamp(0.0, 255.0)
-    return clipped.expand(-1, 3, -1, -1)
-
-
-@lru_cache(maxsize=16)
-def bicubic(before: int, after: int) -> np.ndarray:
-    """The matrix, fp64 `[after, before]`, that resamples a line of pixels; each row sums to 1.
-
-    Keys 1981, "Cubic convolution interpolation", eq. 15, with a = -1/2. Where the line gets shorter the kernel is
-    stretched by as much, which keeps frequencies out that `after` pixels cannot hold. At the ends it is cut off.
-    """
-    scale = before / after
-    stretch = max(scale, 1.0)
-    centre = (np.arange(after)[:, None] + 0.5) * scale
-    x = np.abs(np.arange(before)[None] + 0.5 - centre) / stretch
-    near = 1.5 * x**3 - 2.5 * x**2 + 1.0
-    far = -0.5 * x**3 + 2.5 * x**2 - 4.0 * x + 2.0
-    weights = np.where(x < 1.0, near, np.where(x < 2.0, far, 0.0))
-    matrix: np.ndarray = weights / weights.sum(1, keepdims=True)
-    return matrix
-
-
-@lru_cache(maxsize=16)
-def area(before: int, after: int) -> np.ndarray:
-    """How much of each of `before` pixels lies in each of `after` equal parts of the line, in 1/`after` pixels.
-
-    Whole numbers, fp64 `[after, before]`; each row sums to `before`.
-    """
-    pixel, part = np.arange(before)[None] * after, np.arange(after)[:, None] * before
-    matrix: np.ndarray = np.maximum(np.minimum(pixel + after, part + before) - np.maximum(pixel, part), 0.0)
-    return matrix
-
-
 class _Lite0:
     """EfficientNet-Lite0 on images squashed to a square."""
 
@@ -202,16 +152,12 @@ class _Lite0:
         self._network: Lite0 = load_lite0(device)
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
-        _check_images(images)
-        size = BATCH[self.device]
-        rows = np.zeros((len(images), DIMENSIONS), np.float32)
         # On a GPU convolutions otherwise round to TF32's ten bits, by whichever kernel is fastest that day.
         with torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):
-            for start in range(0, len(images), size):
-                batch = images[start : start + size]
-                full = np.concatenate([batch, np.repeat(batch[-1:], size - len(batch), axis=0)])
-                made = self._network.features(resize(full, self.side, self.device))
-                rows[start : start + size] = made[: len(batch)].cpu().numpy()
+            return in_full_batches(images, self.device, DIMENSIONS, self._rows)
+
+    def _rows(self, images: np.ndarray) -> np.ndarray:
+        rows: np.ndarray = self._network.features(resize(images, self.side, self.device)).cpu().numpy()
         return rows
 
 
@@ -226,7 +172,7 @@ class _Pixels:
         self.identity = _identity(self.name, "")
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
-        _check_images(images)
+        check_images(images)
         count, height, width, channels = images.shape
         self.dimensions = self.side * self.side * channels
         rows, columns = area(height, self.side), area(width, self.side)
@@ -250,7 +196,7 @@ class _Own:
         self.identity = _identity(name, self._fingerprint())
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
-        _check_images(images)
+        check_images(images)
         rows = self._rows(images)
         if not self._is_checked and len(images) > 1:
             alone = self._rows(images[:1])
@@ -328,13 +274,6 @@ def _side(spec: str, text: str, usual: int, low: int, high: int, step: int) -> i
         return int(text)
     which = f"a multiple of {step} from {low} to {high}" if step > 1 else f"from {low} to {high}"
     raise SettingError(one_line(f"features '{spec}': the side after @ must be {which}; {usual} is usual"))
-
-
-def _check_images(images: np.ndarray) -> None:
-    is_batch = isinstance(images, np.ndarray) and images.dtype == np.uint8 and images.ndim == 4
-    if not is_batch or images.shape[3] not in (1, 3) or 0 in images.shape[1:3]:
-        what = f"{images.dtype} {list(images.shape)}" if isinstance(images, np.ndarray) else type(images).__name__
-        raise SettingError(f"images: {what}; features take uint8 [B, H, W, C], C 1 or 3")
 
 
 def _identity(name: str, what: str) -> str:

@@ -30,7 +30,7 @@ import torch
 from torch import Tensor, nn
 
 from ganvas.errors import CheckpointError, MissingExtra, SettingError
-from ganvas.evaluate.features import BATCH, RECIPE, resize
+from ganvas.evaluate.inputs import RECIPE, in_full_batches, resize
 from ganvas.files import JSON, one_line, read_json
 from ganvas.runtime import choose_machine
 from ganvas.tensorfile import read_tensors, weights_hash
@@ -93,12 +93,7 @@ class Foundation:
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
         """Vectors of images: uint8 `[B, H, W, 1 or 3]` to fp32 `[B, D]`; each depends on its image alone."""
-        size, rows = BATCH[self.device], [np.zeros((0, self.dimensions), np.float32)]
-        for start in range(0, len(images), size):
-            batch = images[start : start + size]
-            full = np.concatenate([batch, np.repeat(batch[-1:], size - len(batch), axis=0)])
-            rows.append(self._vectors(full)[: len(batch)])
-        return np.concatenate(rows)
+        return in_full_batches(images, self.device, self.dimensions, self._vectors)
 
     @torch.inference_mode()
     def _vectors(self, images: np.ndarray) -> np.ndarray:

@@ -26,7 +26,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ganvas.errors import CheckpointError
-from ganvas.evaluate.features import BATCH, RECIPE, resize
+from ganvas.evaluate.inputs import RECIPE, in_full_batches, resize
 from ganvas.evaluate.weights import read_pinned
 from ganvas.files import one_line, storage_errors, write_bytes
 from ganvas.runtime import choose_machine
@@ -240,19 +240,17 @@ class Inception:
             for name, (weight, bias) in fold(tensors).items()
         }
 
-    @torch.inference_mode()
     def __call__(self, images: np.ndarray) -> np.ndarray:
         """Vectors of images: uint8 `[B, H, W, 1 or 3]` to fp32 `[B, 2048]`; each depends on its image alone."""
-        size, rows = BATCH[self.device], [np.zeros((0, DIMENSIONS), np.float32)]
-        for start in range(0, len(images), size):
-            batch = images[start : start + size]
-            full = np.concatenate([batch, np.repeat(batch[-1:], size - len(batch), axis=0)])
-            # On a GPU convolutions otherwise round to TF32's ten bits, by whichever kernel is fastest that day.
-            with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
-                x = (resize(full, SIDE, self.device) - 128) / 128
-                made = pool3(x.contiguous(memory_format=torch.channels_last), self._folded)
-            rows.append(made[: len(batch)].cpu().numpy())
-        return np.concatenate(rows)
+        return in_full_batches(images, self.device, DIMENSIONS, self._vectors)
+
+    @torch.inference_mode()
+    def _vectors(self, images: np.ndarray) -> np.ndarray:
+        # On a GPU convolutions otherwise round to TF32's ten bits, by whichever kernel is fastest that day.
+        with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
+            x = (resize(images, SIDE, self.device) - 128) / 128
+            made: np.ndarray = pool3(x.contiguous(memory_format=torch.channels_last), self._folded).cpu().numpy()
+        return made
 
 
 def open_inception(path: str | None = None, *, device: str | None = None, threads: int | None = None) -> Inception:
