@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SETUP := $(VENV)/.ready
 
-.PHONY: demo test check setup format bench clean
+.PHONY: demo test torture check setup format bench clean
 
 setup: $(SETUP)
 
@@ -19,6 +19,9 @@ demo: setup  ## train on portraits drawn by rule for some minutes, then open a g
 
 test: setup  ## all tests
 	$(BIN)/python -m pytest -n 2
+
+torture: setup  ## the long forms of the tests: thousands of kills, faults and flipped bits, a line for each count
+	$(BIN)/python -m pytest -m torture -s
 
 check: setup  ## linters and types
 	$(BIN)/ruff check .

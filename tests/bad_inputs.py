@@ -57,7 +57,7 @@ FOLDERS = [
     Bad("empty folder", "ganvas train empty/", "empty", GIVE, lambda: Path("empty").mkdir()),
     Bad("text file", "ganvas train notes.txt", "it is text", "folder or zip", partial(put, "notes.txt", "hello")),
     Bad("one picture", "ganvas train photos/00.png", "photos/00.png", "give the folder it is in"),
-    Bad("all files bad", "ganvas train bad/", "none of its 30 files", GIVE,
+    Bad("all files bad", "ganvas train bad/", f"none of its {len(BAD_FILES)} files", GIVE,
         lambda: [put(f"bad/{name}", data) for name, (data, _) in BAD_FILES.items()]),
     Bad("only a pipe", "ganvas train pipes/", "a.png: it is a pipe", GIVE, partial(pipe, "pipes/a.png")),
     Bad("a pipe", "ganvas train a.png", "a.png", GIVE, partial(pipe, "a.png")),

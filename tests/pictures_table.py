@@ -13,6 +13,7 @@ import os
 import socket
 import stat
 import struct
+import subprocess
 import sys
 import tempfile
 import zipfile
@@ -30,12 +31,25 @@ from corpus import LARGE, bad, colours, encode, good, odd
 from faults import NOBODY, Ended, in_child
 from ganvas import cli
 from ganvas.data.source import open_source
-from ganvas.data.workers import Prepared, Recipe, prepare_one
 
 PLAIN = 4  # pictures that each file lies among
 MAX_BYTES = 600e6
 TRAIN = "--size 32 --width 8 --z-dim 16 --batch 4 --images 4 --samples 4 --frames 1 --threads 1 --precision fp32"
 PNG = encode(colours(), "PNG")
+
+
+# Reads, decodes and fits one picture, as a worker process does it; prints its peak in kB, and the seconds of that work.
+WORKER = """
+import sys, time
+from pathlib import Path
+from ganvas.data.source import open_source
+from ganvas.data.workers import Recipe, prepare_one
+source = open_source(sys.argv[1])
+before = time.monotonic()
+prepare_one(source, sys.argv[2], Recipe((64, 64)))
+seconds = time.monotonic() - before
+print(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0], seconds)
+"""
 
 
 @dataclass(frozen=True)
@@ -180,8 +194,8 @@ GROUPS = {"Files": FILES, "Entries of a folder": ENTRIES, "Sources": SOURCES, "S
 def large() -> list[Input]:
     """Files as large as the cap allows; the number is that of megapixels. Made as they are asked for."""
     return [
-        Input(name, "accepted" if word is None else "set aside", word or "", lambda f, n=name, m=make: put(n, m(), f))
-        for name, (make, word) in LARGE.items()
+        Input(name, kind, word, lambda folder, n=name, m=maker: in_child(lambda: put(n, m(), folder)))
+        for name, (maker, kind, word) in LARGE.items()
     ]
 
 
@@ -190,7 +204,7 @@ class Answer:
     """What came of an input: whether each command answered as promised, and what went wrong where not; the cost."""
 
     problems: tuple[str, ...]
-    peak_bytes: int = 0  # of a process that reads, decodes and fits this one file
+    peak_bytes: float = 0.0  # of a process that reads, decodes and fits this one file; 0 where it was not measured
     seconds: float = 0.0
 
 
@@ -274,30 +288,22 @@ def wrong_counts(one: Input, report: dict[str, object]) -> Iterator[str]:
         yield f"check: '{one.words}' is not said: {said}"
 
 
-def cost(one: Input, folder: Path) -> Ended | None:
-    """Read, decode and fit the one file of an input in a fork of this process, which must not have loaded torch."""
-    if one.alone or one.as_nobody:
-        return None
-    assert "torch" not in sys.modules, "measure first"
-    source = open_source(folder / one.source)
-    names = [name for name in source.names() if not name.startswith("plain-")]
-    if len(names) != 1:
-        return None
-
-    def work() -> int:
-        return 0 if isinstance(prepare_one(source, names[0], Recipe((64, 64))), Prepared) else 3
-
-    return in_child(work)
+def cost(folder: Path, name: str) -> tuple[float, float]:
+    """Read, decode and fit one file as a worker does it; return (peak bytes of that process, seconds)."""
+    program = [sys.executable, "-c", WORKER, str(folder), name]
+    peak, seconds = subprocess.run(program, capture_output=True, check=True, text=True).stdout.split()
+    return int(peak) * 1024, float(seconds)
 
 
-def answer(one: Input, cost_too: bool = False) -> Answer:
-    """Make the input, measure it where asked, and ask both commands."""
+def answer(one: Input, measured: bool = False) -> Answer:
+    """Make the input, ask both commands, and measure its cost where asked and it is a file."""
     with made(one) as folder:
-        spent = cost(one, folder) if cost_too else None
-        if spent is not None and spent.code not in (0, 3):
-            return Answer((f"decoding ended with {spent.code}: {spent.err}",))
-        found = () if cost_too and spent is not None else tuple(problems(one, folder))
-        return Answer(found, spent.peak_bytes if spent else 0, spent.seconds if spent else 0.0)
+        peak = seconds = 0.0
+        if measured and not one.alone and not one.as_nobody:
+            names = [name for name in open_source(folder / one.source).names() if not name.startswith("plain-")]
+            if len(names) == 1:
+                peak, seconds = cost(folder / one.source, names[0])
+        return Answer(tuple(problems(one, folder)), peak, seconds)
 
 
 HEAD = """# What becomes of each kind of picture
@@ -306,8 +312,9 @@ Every row is made in code, laid among {plain} plain pictures, and given to `ganv
 This page is the output of `python tests/pictures_table.py`, and `tests/test_pictures.py` holds it to what is promised:
 no traceback, `seen = accepted + warned + set aside`, the answer of the row, and at most 600 MB a file.
 
-{total} inputs, {right} answered as promised by both commands. The dearest took {peak} to read, decode and fit, in a
-process of which {idle:.0f} MB are Python and the libraries; the slowest {slowest}. On {cores} cores of {machine}.
+{total} inputs, {right} answered as promised by both commands. The dearest took {peak} to read, decode and
+fit, in a process of which {idle:.0f} MB are Python and the libraries; the slowest {slowest}. On {cores} cores of
+{machine}, on which other programs ran.
 """
 
 
@@ -327,23 +334,14 @@ def row(one: Input, found: Answer | None) -> str:
 
 
 def main() -> None:
-    """Measure everything, then ask everything, and print the page."""
+    """Ask and measure everything, and print the page."""
     groups = {**GROUPS, "As large as the cap allows (megapixels), or slow on purpose": large()}
-    idle = in_child(lambda: 0).peak_bytes
-    costs: dict[tuple[str, str], Answer] = {}
-    for title, inputs in groups.items():  # before torch is loaded, which a process that decodes has no use for
-        for one in inputs:
-            if one.runs_here() and not one.alone and not one.as_nobody:
-                with made(one) as folder:
-                    spent = cost(one, folder)
-                costs[title, one.name] = Answer((), spent.peak_bytes, spent.seconds) if spent else Answer(())
     warm_up()
     found: dict[tuple[str, str], Answer | None] = {}
     for title, inputs in groups.items():
         for one in inputs:
-            spent = costs.get((title, one.name), Answer(()))
-            asked = answer(one) if one.runs_here() else None
-            found[title, one.name] = asked and Answer(asked.problems, spent.peak_bytes, spent.seconds)
+            asked = answer(one, measured=True) if one.runs_here() else None
+            found[title, one.name] = asked
             for problem in asked.problems if asked else ():
                 print(f"{one.name}: {problem}", file=sys.stderr)
     done = {key: value for key, value in found.items() if value is not None}
@@ -352,7 +350,7 @@ def main() -> None:
         "plain": PLAIN,
         "total": len(done),
         "right": sum(not value.problems for value in done.values()),
-        "idle": idle / 1e6,
+        "idle": min(value.peak_bytes for value in done.values() if value.peak_bytes) / 1e6,
         "peak": f"{done[peak].peak_bytes / 1e6:.0f} MB ({peak[1]})",
         "slowest": f"{done[slow].seconds:.1f} s ({slow[1]})",
         "cores": os.cpu_count(),

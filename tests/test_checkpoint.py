@@ -11,6 +11,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +21,7 @@ import pytest
 import torch
 
 import ganvas
+from faults import in_child, memory_limit
 from ganvas import checkpoint, files, tensorfile
 from ganvas.checkpoint import load, load_latest, publish, save, weights_hash
 from ganvas.errors import CheckpointError, SettingError, StorageError, TrainingError
@@ -229,6 +231,25 @@ def test_hostile_model_files_are_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(CheckpointError, match=r"networks\.safetensors") as caught:
         load(folder, {"networks": EXPECT})
     one_line(caught)
+
+
+def test_hostile_model_files_cost_no_memory(tmp_path: Path) -> None:
+    """All of them, in a process that may not have what they ask for."""
+    for name, data in HOSTILE.items():
+        (tmp_path / name).write_bytes(data)
+
+    def work() -> None:
+        memory_limit(200 * 2**20)
+        for name in HOSTILE:
+            before = time.monotonic()
+            with pytest.raises(CheckpointError):
+                tensorfile.read_tensors(tmp_path / name, EXPECT)
+            print(f"{time.monotonic() - before:.3f} s  {name}")
+
+    ended = in_child(work)
+    assert ended.code == 0, ended.err
+    slowest = max(ended.out.splitlines())
+    print(f"model files: {len(HOSTILE)} hostile files, {len(HOSTILE)} refused within 200 MB; the slowest: {slowest}")
 
 
 @pytest.mark.parametrize(

@@ -305,3 +305,20 @@ def test_a_second_ctrl_c_leaves_at_once(pictures: Path, tmp_path: Path) -> None:
     assert not list((tmp_path / "run").glob("checkpoints/*")), (
         "it finished its step and saved: that is the first Ctrl-C"
     )
+
+
+def test_what_training_notices_is_told_in_a_line(capsys: pytest.CaptureFixture[str]) -> None:
+    from ganvas.training.monitor import Care, Finding
+
+    line = console.TrainingLine()
+    line.finding(Finding("collapsing", "many are clones"), Care())
+    line.finding(Finding("collapsing", "many are clones"), Care())
+    line.finding(Finding("collapsing", "many are clones", "roll back"), Care(penalty=2.0, rate=0.5))
+    line.finding(Finding("healthy", "nothing to remark"), Care())
+    line.note("the score could not be taken")
+    out = capsys.readouterr().out.splitlines()
+    assert out == [
+        "collapsing: many are clones",
+        "collapsing: many are clones; went back to before, with 2 times the penalty and 0.5 times the rate",
+        "the score could not be taken",
+    ], "a state is told once, an action always, health never"

@@ -280,33 +280,33 @@ def _runs_of_one() -> bytes:
     return b"BM" + struct.pack("<IHHI", 14 + len(head) + len(body), 0, 0, 14 + len(head)) + head + body
 
 
-# As large as the cap allows, or beyond in a way of their own: name -> (maker, word of the reason or None where it is
-# used). Made when asked for: together they take a minute and a gigabyte.
-LARGE: dict[str, tuple[Callable[[], bytes], str | None]] = {
-    "64-rgb.jpg": (lambda: encode(gradient("RGB"), "JPEG"), None),
-    "64-progressive.jpg": (lambda: encode(gradient("RGB"), "JPEG", progressive=True, exif=exif(6)), None),
-    "64-cmyk.jpg": (lambda: encode(gradient("CMYK"), "JPEG"), None),
-    "64-thin.jpg": (lambda: encode(gradient("RGB", 65_000, 980), "JPEG", progressive=True), None),
-    "64-rgba.png": (lambda: encode(gradient("RGBA"), "PNG", compress_level=1, exif=exif(5)), None),
-    "64-grey-alpha.png": (lambda: encode(gradient("LA"), "PNG", compress_level=1), None),
-    "64-p3.png": (lambda: encode(gradient("RGB"), "PNG", compress_level=1, icc_profile=p3_profile()), None),
-    "64-rgba16.png": (lambda: raw_png(8000, 8000, depth=16, colour=6, rows=bytes(8000 * 64001)), None),
-    "64-grey16.png": (lambda: encode(_scaled(np.uint16, 257), "PNG", compress_level=1), None),
-    "64-palette.gif": (lambda: encode(gradient("P"), "GIF"), None),
-    "64-rgb.bmp": (lambda: encode(gradient("RGB"), "BMP"), None),
-    "64-cmyk.tif": (lambda: encode(gradient("CMYK"), "TIFF", compression="tiff_lzw"), None),
-    "64-float.tif": (lambda: encode(_scaled(np.float32, 1 / 255), "TIFF", compression="tiff_lzw"), None),
-    "64-int32.tif": (lambda: encode(_scaled(np.int32, 1000), "TIFF", compression="tiff_lzw"), None),
-    "64-rgb.ppm": (lambda: b"P6 8000 8000 255\n" + bytes(192_000_000), None),
-    "64-rgb7.ppm": (lambda: b"P6 8000 8000 127\n" + bytes(192_000_000), None),
-    "33-rgb16.ppm": (lambda: b"P6 5700 5700 65535\n" + bytes(5700 * 5700 * 6), None),
-    "47-float.pfm": (lambda: b"Pf 6900 6900 -1.0\n" + bytes(6900 * 6900 * 4), None),
-    "21-rgb.webp": (lambda: encode(gradient("RGB", 4600, 4600), "WEBP", lossless=True, method=0), None),
-    "64-rgb.webp": (lambda: webp_canvas(8000), "megapixels"),
-    "64-many-scans.jpg": (_many_scans, "scans"),
-    "16-runs-of-one.bmp": (_runs_of_one, "slowly"),
-    "64-written-out.pgm": (lambda: b"P2 8000 8000 255\n" + b"0 " * 64_000_000, "slowly"),
-    "64-million-wide.png": (lambda: raw_png(1_000_000, 64, rows=bytes(64 * 3_000_001)), "side"),
+# As large as the cap allows, or beyond in a way of their own: name -> (maker, answer, a word of the reason). Made when
+# asked for: together they take a minute and a gigabyte.
+LARGE: dict[str, tuple[Callable[[], bytes], str, str]] = {
+    "64-rgb.jpg": (lambda: encode(gradient("RGB"), "JPEG"), "accepted", ""),
+    "64-progressive.jpg": (lambda: encode(gradient("RGB"), "JPEG", progressive=True, exif=exif(6)), "accepted", ""),
+    "64-cmyk.jpg": (lambda: encode(gradient("CMYK"), "JPEG"), "accepted", ""),
+    "64-thin.jpg": (lambda: encode(gradient("RGB", 65_000, 980), "JPEG", progressive=True), "accepted", ""),
+    "64-rgba.png": (lambda: encode(gradient("RGBA"), "PNG", compress_level=1, exif=exif(5)), "accepted", ""),
+    "64-grey-alpha.png": (lambda: encode(gradient("LA"), "PNG", compress_level=1), "accepted", ""),
+    "64-p3.png": (lambda: encode(gradient("RGB"), "PNG", compress_level=1, icc_profile=p3_profile()), "accepted", ""),
+    "64-rgba16.png": (lambda: raw_png(8000, 8000, depth=16, colour=6, rows=bytes(8000 * 64001)), "warned", ""),
+    "64-grey16.png": (lambda: encode(_scaled(np.uint16, 257), "PNG", compress_level=1), "accepted", ""),
+    "64-palette.gif": (lambda: encode(gradient("P"), "GIF"), "accepted", ""),
+    "64-rgb.bmp": (lambda: encode(gradient("RGB"), "BMP"), "accepted", ""),
+    "64-cmyk.tif": (lambda: encode(gradient("CMYK"), "TIFF", compression="tiff_lzw"), "accepted", ""),
+    "64-float.tif": (lambda: encode(_scaled(np.float32, 1 / 255), "TIFF", compression="tiff_lzw"), "warned", ""),
+    "64-int32.tif": (lambda: encode(_scaled(np.int32, 1000), "TIFF", compression="tiff_lzw"), "warned", ""),
+    "64-rgb.ppm": (lambda: b"P6 8000 8000 255\n" + bytes(192_000_000), "accepted", ""),
+    "64-rgb7.ppm": (lambda: b"P6 8000 8000 127\n" + bytes(192_000_000), "accepted", ""),
+    "33-rgb16.ppm": (lambda: b"P6 5700 5700 65535\n" + bytes(5700 * 5700 * 6), "accepted", ""),
+    "47-float.pfm": (lambda: b"Pf 6900 6900 -1.0\n" + bytes(6900 * 6900 * 4), "warned", ""),
+    "21-rgb.webp": (lambda: encode(gradient("RGB", 4600, 4600), "WEBP", lossless=True, method=0), "accepted", ""),
+    "64-rgb.webp": (lambda: webp_canvas(8000), "set aside", "megapixels"),
+    "64-many-scans.jpg": (_many_scans, "set aside", "scans"),
+    "16-runs-of-one.bmp": (_runs_of_one, "set aside", "slowly"),
+    "64-written-out.pgm": (lambda: b"P2 8000 8000 255\n" + b"0 " * 64_000_000, "set aside", "slowly"),
+    "64-million-wide.png": (lambda: raw_png(1_000_000, 64, rows=bytes(64 * 3_000_001)), "set aside", "side"),
 }
 if features.check("avif"):
-    LARGE["21-rgb.avif"] = (lambda: encode(gradient("RGB", 4600, 4600), "AVIF", speed=10, subsampling="4:4:4"), None)
+    LARGE["21-rgb.avif"] = (lambda: encode(gradient("RGB", 4600, 4600), "AVIF", speed=10), "accepted", "")

@@ -204,6 +204,50 @@ def test_every_flipped_bit_is_found_and_mended(tmp_path: Path) -> None:
     assert load(whole.root).digest == whole.digest
 
 
+LIES = {
+    "no shape": lambda meta: meta.pop("shape"),
+    "a shape of three": lambda meta: meta.update(shape=[4, 16, 16]),
+    "a shape that overflows": lambda meta: meta.update(shape=[2**62, 16, 16, 3]),
+    "a negative shape": lambda meta: meta.update(shape=[-4, 16, -16, 3]),
+    "a shape of texts": lambda meta: meta.update(shape=["4", "16", "16", "3"]),
+    "labels for others": lambda meta: meta.update(labels=[0] * 9, classes=["a"]),
+    "labels that are no numbers": lambda meta: meta.update(labels=["a", "b", "c", "d"]),
+    "names for others": lambda meta: meta.update(names=["a"]),
+    "held out beyond the end": lambda meta: meta.update(heldout=[10**9]),
+    "held out below 0": lambda meta: meta.update(heldout=[-1]),
+    "settings of another kind": lambda meta: meta.update(settings={"size": "huge"}),
+    "no settings": lambda meta: meta.pop("settings"),
+    "a number of names": lambda meta: meta.update(names=4),
+}
+
+
+@pytest.mark.parametrize("lie", sorted(LIES))
+def test_an_index_that_was_made_up_is_refused_and_made_anew(tmp_path: Path, lie: str) -> None:
+    """Its checksum is right: somebody wrote it so."""
+    source = Memory(random_files(4))
+    whole = prepare(source, SMALL, tmp_path)
+    meta = json.loads((whole.root / "meta.json").read_text())["content"]
+    LIES[lie](meta)  # type: ignore[no-untyped-call]
+    (whole.root / "meta.json").write_text(json.dumps({"sha256": cache._sha256_of(meta), "content": meta}))
+    for check in (True, False):
+        with pytest.raises(DataError) as caught:
+            load(whole.root, check=check)
+        assert str(whole.root) in str(caught.value)
+        assert "\n" not in str(caught.value)
+    assert prepare(source, SMALL, tmp_path).digest == whole.digest
+
+
+def test_a_leftover_from_the_future_is_removed_like_any_other(tmp_path: Path) -> None:
+    """The clock was set back since; one of this very minute may still be about to get its name."""
+    for name, age in (("old", -3600), ("future", 3600), ("now", 0)):
+        (tmp_path / f".tmp-{name}").mkdir()
+        index = tmp_path / f".tmp-{name}" / "meta.json"
+        index.write_text("{}")
+        os.utime(index, (time.time() + age,) * 2)
+    prepare(Memory(random_files(2)), SMALL, tmp_path)
+    assert [path.name for path in tmp_path.glob(".tmp-*")] == [".tmp-now"]
+
+
 KILLED = """
 import sys, os, signal
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell starts background jobs with it ignored

@@ -311,7 +311,7 @@ def _check_size(image: Image.Image, data: bytes, kind: Kind, max_pixels: int) ->
         raise _RefusedError(f"it is a JPEG of {scans} scans, built to be slow", "remove it")
     codec = image.tile[0].codec_name if isinstance(image, ImageFile.ImageFile) and image.tile else ""
     if codec in Image.DECODERS and pixels > SLOW_PIXELS:
-        raise _RefusedError(f"it is {kind.what} of a kind that is read slowly ({codec})", "save it as PNG")
+        raise _RefusedError(f"it is {kind.what} of a kind that is read slowly, value by value", "save it as PNG")
 
 
 def _reason(kind: Kind, error: Exception) -> tuple[str, str]:

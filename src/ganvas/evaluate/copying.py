@@ -4,6 +4,17 @@ Distances alone do not tell: a blurred or collapsed generator lies nearer to the
 do, since it lies nearer to everything. A copy is far nearer to *one* training picture than to the next ones. So every
 query has a ratio, of its nearest distance to that of its k-th neighbour, and copying is judged by how many samples have
 a ratio that real pictures do not have among other real pictures; distances and C_T are told beside it.
+
+The rule was set on 10,294 photographs of faces at 64x64, in pixels and in lite0@96, with 40 to 9,000 of them as
+training pictures, and tried on CIFAR-10, digits and drawn portraits:
+    other real pictures as samples: called copied in 0 of 1,230 random splits in each of the two spaces;
+    blurred, averaged, projected, flat, noisy images, or ten of such over and over: never, with a C_T (of one cell) down
+    to -31;
+    every fifth sample or more a training picture, also mirrored, one level lighter, in 32 levels, as JPEG (quality 75),
+    moved by one pixel: always on faces, in both spaces. Every thirtieth: always in pixels.
+Not seen: copies that are moved as far as the next pictures are (in lite0 by light noise or blur, in pixels by a shift
+of two of 64: so look in both), a few copies among thousands of samples, and copies of a set most of whose pictures come
+more than once, nearly the same: those look like copies of each other.
 """
 
 from __future__ import annotations
@@ -107,7 +118,7 @@ def c_t(
     check(train, heldout, samples)
     if distances is None:
         distances = nearest(heldout, train)[0], nearest(samples, train)[0]
-    count = cells or max(1, min(MAX_CELLS, min(len(heldout), len(samples)) // PER_CELL))
+    count = cells or max(1, min(MAX_CELLS, len(heldout) // PER_CELL, len(samples) // PER_CELL))
     centres = means(train, count, seed)
     in_heldout, in_samples = nearest(heldout, centres)[1], nearest(samples, centres)[1]
     found = []
@@ -213,11 +224,15 @@ def find_copies(
     nearer of an image and its mirror image counts. `indices` are those of the training rows among the prepared
     pictures, `names` the files of all of those. Equal rows of `train` count as one picture.
 
-    Raises DataError for shapes that do not go together, empty sets and numbers that are not finite.
+    `copied` is what `are_copied` says; with fewer than 8 training pictures it is always False. `median_ratio` is 1
+    where held-out pictures have a median distance of 0. Raises DataError for shapes that do not go together, empty sets
+    and numbers that are not finite.
     """
-    check(train, heldout, samples, *(each for each in (heldout_mirrored, samples_mirrored) if each is not None))
+    check(train, heldout, samples)
+    check_mirrored(heldout, heldout_mirrored, samples, samples_mirrored)
     kept = first_of_equals(train)
-    train = train[kept]
+    if len(kept) < len(train):
+        train = train[kept]
     k = max(1, min(NEIGHBOURS, len(train) // 4))
     unseen = look(heldout, heldout_mirrored, train, k)
     made = look(samples, samples_mirrored, train, k)
@@ -234,7 +249,7 @@ def find_copies(
         features=name,
         samples=len(samples),
         heldout=len(heldout),
-        train=len(kept),
+        train=len(train),
         median_ratio=median / usual if usual > 0 else 1.0,
         closer=float((made.distance < np.quantile(unseen.distance, 0.05)).mean()),
         c_t=test.value,
@@ -242,6 +257,20 @@ def find_copies(
         copied=k > 1 and are_copied(made, real),
         pairs=closest_pairs(made, kept if indices is None else np.asarray(indices)[kept], names),
     )
+
+
+def check_mirrored(
+    heldout: np.ndarray, heldout_mirrored: np.ndarray | None, samples: np.ndarray, samples_mirrored: np.ndarray | None
+) -> None:
+    """Raise DataError unless both sets have mirror images, one of each image, or neither has."""
+    if heldout_mirrored is None and samples_mirrored is None:
+        return
+    if heldout_mirrored is None or samples_mirrored is None:
+        raise DataError("mirror images of one set only make its distances smaller; give those of both, or of neither")
+    for own, mirrored in ((heldout, heldout_mirrored), (samples, samples_mirrored)):
+        check(own, mirrored)
+        if len(own) != len(mirrored):
+            raise DataError(f"{len(own)} images with {len(mirrored)} mirror images; give one of each")
 
 
 def first_of_equals(rows: np.ndarray) -> np.ndarray:
@@ -283,7 +312,8 @@ def duplicate_samples(features_samples: np.ndarray, features_train: np.ndarray) 
     Twins are nearer to each other than half of the median distance from a training picture to the nearest other one.
     As many samples as training pictures are compared, the first min(M, N), since twins grow with their number. The
     largest group is the most samples that are twins of one and the same sample, with it: a chain of twins whose ends
-    differ is no group. Raises DataError for fewer than 2 of either.
+    differ is no group. Images without detail are twins too: so are most pictures under a blur of an eighth of their
+    side. Raises DataError for fewer than 2 of either.
     """
     check(features_samples, features_train)
     count = min(len(features_samples), len(features_train))

@@ -23,7 +23,7 @@ def neighbours(queries: np.ndarray, base: np.ndarray, k: int) -> tuple[np.ndarra
 
     Matrix products in fp64 find the candidates: all that can be among the k within the products' rounding. The
     distances of those are then computed anew from the differences. Beside its arguments and results it needs about
-    200 MiB at most. Raises DataError for `k` outside 1 to N, for different D, and for numbers that are not finite.
+    150 MiB at most. Raises DataError for `k` outside 1 to N, for different D, and for numbers that are not finite.
     """
     check(queries, base)
     if not 1 <= k <= len(base):

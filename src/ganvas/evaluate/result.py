@@ -72,7 +72,7 @@ class Value(Result):
     """One value of an attribute: how often real pictures have it, how often samples do."""
 
     value: str
-    real: float = Field(description="Share of held-out pictures, 0 to 1, as the probe sees them.")
+    real: float = Field(description="Share of real pictures, 0 to 1, as the probe sees them.")
     samples: float = Field(description="Share of samples, 0 to 1, as the probe sees them.")
     verdict: str = Field(description="missing, rare, as it should be, or too frequent.")
 
