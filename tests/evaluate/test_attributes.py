@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 import scipy.stats
 from PIL import Image
+from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
 from ganvas import draw
 from ganvas.errors import DataError
-from ganvas.evaluate.attributes import CHANCE, Known, Seen, find, is_above_chance, judge, probe, ridge
+from ganvas.evaluate.attributes import CHANCE, Known, Seen, find, is_above_chance, judge, probe, ridge, see
 from ganvas.evaluate.result import Attribute
 
 GROUND = {"sky": (0.5, 0.7, 0.9), "rose": (0.9, 0.6, 0.6), "mint": (0.6, 0.9, 0.7), "cream": (0.9, 0.9, 0.7)}
@@ -151,7 +152,7 @@ def test_scale_and_shift_of_the_features_do_not_matter(train: Pictures, heldout:
 
     def other(features: np.ndarray) -> np.ndarray:
         wide = np.concatenate([features, np.full((len(features), 2), 7.0)], axis=1)  # some that never vary
-        return wide * 1e4 - 3e4
+        return wide * np.logspace(-2, 4, wide.shape[1]) - 3
 
     plain = probe(*train, *heldout, samples)
     assert probe(other(train[0]), train[1], other(heldout[0]), heldout[1], other(samples)) == plain
@@ -193,6 +194,34 @@ def test_the_scores_are_those_of_a_ridge_regression_without_the_fold() -> None:
     assert ((left_out - y) ** 2).mean() > ((own - y) ** 2).mean()
     assert ((left_out - y) ** 2).mean() < (y**2).mean()
     assert np.allclose(in_heldout.sum(axis=1), 0, atol=1e-9)
+
+
+def test_the_scores_are_read_by_a_linear_discriminant_analysis() -> None:
+    random = np.random.default_rng(0)
+    own = random.choice(3, 900, p=[0.6, 0.3, 0.1])
+    mix = random.normal(size=(3, 3))
+    scores = random.normal(size=(900, 3)) @ mix + np.array([[0, 0, 0], [3, 0, 1], [0, 4, 0]])[own]
+    right = LinearDiscriminantAnalysis(solver="lsqr").fit(scores[:600], own[:600])
+    seen, rightly = see(
+        Known("a", ["x", "y", "z"], own[:600], own[600:700]), scores[:600], scores[600:700], scores[700:]
+    )
+    assert rightly == (right.predict(scores[600:700]) == own[600:700]).sum()
+    in_real = np.bincount(right.predict(scores[:700]), minlength=3)
+    in_samples = np.bincount(right.predict(scores[700:]), minlength=3)
+    mistaken = [((right.predict(scores[:600]) == place) & (own[:600] != place)).mean() for place in range(3)]
+    assert [(one.real, one.samples) for one in seen] == list(zip(in_real, in_samples, strict=True))
+    assert [one.by_mistake for one in seen] == pytest.approx(mistaken)
+
+
+@pytest.mark.parametrize(("apart", "readable"), [(1.0, ["common"]), (6.0, ["common", "scarce"])])
+def test_a_value_that_is_mostly_overlooked_is_left_out(apart: float, readable: list[str]) -> None:
+    random = np.random.default_rng(0)
+    own = random.choice(2, 1000, p=[0.75, 0.25])
+    scores = random.normal(size=(1000, 1)) + apart * own[:, None]
+    scores = np.concatenate([-scores, scores], axis=1)
+    seen, _ = see(Known("a", ["common", "scarce"], own, own), scores, scores, scores)
+    assert [one.value for one in seen] == readable
+    assert (seen[0].samples < 1000) and seen[0].by_mistake > 0  # the scarce one is seen at times
 
 
 def test_labels_by_chance_are_hardly_ever_read() -> None:

@@ -15,10 +15,10 @@ from PIL import Image
 from ganvas.data.cache import Dataset
 from ganvas.errors import CheckpointError, DataError, SettingError
 from ganvas.evaluate import evaluate
-from ganvas.evaluate.evaluation import notes_on, parts, read_curve
+from ganvas.evaluate.evaluation import notes_on, parts
 from ganvas.evaluate.memory import KEPT, real_vectors
 from ganvas.evaluate.result import Evaluation
-from ganvas.evaluate.subject import open_images, open_run, pictures_of_run
+from ganvas.evaluate.subject import open_images, open_run, pictures_of_run, read_curve
 from ganvas.generator import Generator
 from small import draw
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -23,7 +22,7 @@ from ganvas.evaluate.features import Features, open_features, vectors
 from ganvas.evaluate.manifold import manifold
 from ganvas.evaluate.memory import real_vectors, turned
 from ganvas.evaluate.report import Shown
-from ganvas.evaluate.result import Attribute, Copying, Evaluation, Pair, Point, Protocol, Score, Scores
+from ganvas.evaluate.result import Attribute, Copying, Evaluation, Pair, Protocol, Score, Scores
 from ganvas.evaluate.subject import (
     Subject,
     check_same_channels,
@@ -32,6 +31,7 @@ from ganvas.evaluate.subject import (
     open_run,
     pictures_like,
     pictures_of_run,
+    read_curve,
 )
 from ganvas.evaluate.words import say
 from ganvas.generator import missing
@@ -341,21 +341,3 @@ def watched(batches: Iterator[np.ndarray], shown: list[np.ndarray]) -> Iterator[
         if sum(map(len, shown)) < SHOWN:
             shown.append(images)
         yield images
-
-
-def read_curve(run: Path | None) -> tuple[list[Point], str | None]:
-    """The scores that were taken while training, of the newest metric, and the features they are in."""
-    path = run / "metrics.jsonl" if run is not None else None
-    if path is None or not path.is_file():
-        return [], None
-    points: dict[str, list[Point]] = {}
-    newest = None
-    for line in path.read_text("utf-8", errors="replace").splitlines():
-        try:
-            row = json.loads(line)
-            point = Point(seen_images=row["seen_images"], seconds=row["seconds"], score=row["score"])
-            newest = str(row["metric"])
-        except (ValueError, KeyError, TypeError):
-            continue  # the rows of losses, and the half row of a killed process
-        points.setdefault(newest, []).append(point)
-    return (points[newest], newest) if newest else ([], None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from ganvas.data.cache import Dataset, load, prepare
 from ganvas.data.decode import Pixels, header_size
 from ganvas.data.source import Source
 from ganvas.errors import CheckpointError, DataError, SettingError
+from ganvas.evaluate.result import Point
 from ganvas.generator import Generator
 from ganvas.latents import label_of
 from ganvas.named import resolve
@@ -178,3 +180,21 @@ def check_same_channels(subject: Subject, dataset: Dataset) -> None:
             f"{subject.name} is {words[subject.channels]} and {dataset.name} is {words[dataset.images.shape[3]]}; "
             "compare it with pictures of its own kind, named with --data"
         )
+
+
+def read_curve(run: Path | None) -> tuple[list[Point], str | None]:
+    """The scores that were taken while training, of the newest metric, and the features they are in."""
+    path = run / "metrics.jsonl" if run is not None else None
+    if path is None or not path.is_file():
+        return [], None
+    points: dict[str, list[Point]] = {}
+    newest = None
+    for line in path.read_text("utf-8", errors="replace").splitlines():
+        try:
+            row = json.loads(line)
+            point = Point(seen_images=row["seen_images"], seconds=row["seconds"], score=row["score"])
+            newest = str(row["metric"])
+        except (ValueError, KeyError, TypeError):
+            continue  # the rows of losses, and the half row of a killed process
+        points.setdefault(newest, []).append(point)
+    return (points[newest], newest) if newest else ([], None)

@@ -63,7 +63,7 @@ class Scorer:
         """Whether a score may be taken at `progress` (0 to 1) of the budget.
 
         All scores of a session together take at most SHARE of its time so far, and what one at the very end needs is
-        put by, so that the result is always among those scored.
+        put by, as far as it can be told, so that the result is among those scored.
         """
         if self._metric is None:
             return False
