@@ -163,7 +163,7 @@ def training(pictures: Path, folder: Path, images: int) -> Callable[[], None]:
     return work
 
 
-EVERY = [pytest.param(1, marks=pytest.mark.torture, id="every"), pytest.param(17, id="every 17th")]
+EVERY = [pytest.param(1, marks=pytest.mark.torture, id="every"), pytest.param(29, id="every 29th")]
 
 
 @pytest.mark.parametrize("apart", EVERY)

@@ -45,13 +45,23 @@ def stored_config(folder: Path) -> RunConfig | None:
     """The configuration of the run in `folder`; None where no run has begun; CheckpointError if damaged."""
     path = folder / "config.json"
     if not path.exists():
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        if folder.exists() and not _is_untouched(folder):
             raise SettingError(f"{folder}: is there already and is not a run folder; name another with --to")
         return None
     try:
         return RunConfig.model_validate(read_json(path))
     except ValidationError as error:
         raise CheckpointError(f"{path}: is not a run's configuration ({describe(error)}); restore it") from None
+
+
+def _is_untouched(folder: Path) -> bool:
+    """Whether `folder` holds at most what a start leaves that was killed before its config.json was there."""
+
+    def is_ours(entry: Path) -> bool:
+        begun = entry.name == "samples" and entry.is_dir() and not any(entry.iterdir())
+        return begun or entry.name == ".lock" or entry.name.startswith(".tmp-")
+
+    return folder.is_dir() and all(map(is_ours, folder.iterdir()))
 
 
 def going_on(stored: RunConfig, given: dict[str, dict[str, Any]], folder: Path, preset: str = "default") -> RunConfig:
@@ -128,6 +138,7 @@ def resume(folder: Path, plan: Plan, dataset: Dataset, players: Players) -> Posi
             f"{dataset.name}: holds other pictures than {folder} was trained on; bring them back, "
             "or begin another run with --to"
         )
+    check_config(state["config"], plan.config, folder)
     players.restore(found.tensors)
     position = Position(found.seen_images, float(state["seconds"]), Moment(*state["drawn"]) if state["drawn"] else None)
     position.monitor = stored_monitor(state, plan.config.training.interventions)
@@ -136,6 +147,18 @@ def resume(folder: Path, plan: Plan, dataset: Dataset, players: Players) -> Posi
     if state["machine"] != now:
         position.notes.append(f"not bit-exact: begun on {state['machine']}, going on with {now}")
     return position
+
+
+def check_config(begun: dict[str, Any], config: RunConfig, folder: Path) -> None:
+    """CheckpointError where config.json, which has no checksum, says other than the checkpoint, which has one."""
+    for group in GROUPS:
+        for name, value in getattr(config, group).model_dump(mode="json").items():
+            before = begun[group].get(name, value)
+            if before != value and name not in CHANGEABLE.get(group, ()):
+                raise CheckpointError(
+                    f"{folder / 'config.json'}: {name} = {_word(value)} where the checkpoint was trained with "
+                    f"{_word(before)}; restore it"
+                )
 
 
 def fingerprint(plan: Plan) -> str:

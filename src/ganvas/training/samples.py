@@ -67,13 +67,16 @@ def drop_after(folder: Path, seen_images: int) -> None:
 def make_film(folder: Path) -> Path | None:
     """Join the grids so far into film.webp, about 8 seconds; None when there are fewer than two."""
     paths = sorted(path for path in (folder / "samples").glob("[0-9]*.png") if path.stem.isdigit())
-    if len(paths) < 2:
-        return None
-    frames = []
+    frames: list[np.ndarray] = []
     for path in paths:
-        with Image.open(path) as image:
-            pixels = np.asarray(image)
+        try:
+            with Image.open(path) as image:
+                pixels = np.asarray(image)
+        except (OSError, SyntaxError, ValueError):  # damaged: the film does without it
+            continue
         frames.append(pixels if pixels.ndim == 3 else pixels[:, :, None])
+    if len(frames) < 2:
+        return None
     frames += [frames[-1]] * max(1, len(frames) // 5)  # rest on the result
     target = folder / "film.webp"
     write_film(target, frames, max(1, round(len(frames) / FILM_SECONDS)), Provenance(__version__, "", None))
