@@ -233,7 +233,7 @@ def find_copies(
     kept = first_of_equals(train)
     if len(kept) < len(train):
         train = train[kept]
-    k = max(1, min(NEIGHBOURS, len(train) // 4))
+    k = max(1, min(NEIGHBOURS, len(train) // 4))  # 1: all ratios are 1, which copies nothing
     unseen = look(heldout, heldout_mirrored, train, k)
     made = look(samples, samples_mirrored, train, k)
     test = c_t(
@@ -254,7 +254,7 @@ def find_copies(
         closer=float((made.distance < np.quantile(unseen.distance, 0.05)).mean()),
         c_t=test.value,
         p_value=test.p_value,
-        copied=k > 1 and are_copied(made, real),
+        copied=are_copied(made, real),
         pairs=closest_pairs(made, kept if indices is None else np.asarray(indices)[kept], names),
     )
 
@@ -313,12 +313,13 @@ def duplicate_samples(features_samples: np.ndarray, features_train: np.ndarray) 
     As many samples as training pictures are compared, the first min(M, N), since twins grow with their number. The
     largest group is the most samples that are twins of one and the same sample, with it: a chain of twins whose ends
     differ is no group. Images without detail are twins too: so are most pictures under a blur of an eighth of their
-    side. Raises DataError for fewer than 2 of either.
+    side. All counts are 0 where either has one image only. Raises DataError for empty sets, different D, and numbers
+    that are not finite.
     """
     check(features_samples, features_train)
     count = min(len(features_samples), len(features_train))
     if count < 2:
-        raise DataError(f"twins among {count} image cannot be counted; give 2 samples and 2 training pictures at least")
+        return Duplicates(samples=count, repeated=0, largest=0, expected=0)
     samples, train = features_samples[:count], features_train[:count]
     # A copy has a distance of 0, whether it stands before or behind its twin.
     limit = 0.5 * float(np.median(neighbours(train, train, 2)[0][:, 1]))

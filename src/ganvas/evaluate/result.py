@@ -53,7 +53,7 @@ class Copying(Result):
     train: int
     median_ratio: float = Field(description="Median distance of samples to training, over that of held-out pictures.")
     closer: float = Field(description="Share of samples nearer to training than the nearest 5 % of held-out pictures.")
-    c_t: float | None = Field(description="Meehan et al.'s C_T, a z-score: below -3 is copying.")
+    c_t: float | None = Field(description="Meehan et al.'s C_T, a z-score: below -3 samples lie nearer than chance.")
     p_value: float | None = Field(description="Of the test behind c_t, one-sided.")
     copied: bool = Field(description="What the figures together say.")
     pairs: list[Pair] = Field(description="The closest 16, nearest first.")
