@@ -244,3 +244,16 @@ def test_a_collapse_goes_back_to_before_it(
     went_back = next(row for row in rows if row.get("action"))
     assert 0 < went_back["seen_images"] <= 9 * 4, "to a checkpoint from before the first check-up that saw it"
     assert seen["check_ups"] > 20, "and on from there to the end"
+
+
+def test_what_is_only_judged_ends_no_run_unless_asked(
+    pictures: Path, tmp_path: Path, tiny: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Images that are black and white throughout look diverged: that is said, and training goes on."""
+    monkeypatch.setattr(loop, "CHECK_IMAGES", 4)
+    monkeypatch.setattr(loop.CheckUp, "take", lambda *given: replace(SICK["diverged"], seen_images=given[-1]))
+    heard = Heard()
+    folder = train(pictures, tmp_path / "run", watcher=heard, images=40, **tiny).folder
+    assert "diverged" in {finding.state for finding in heard.found}
+    assert not any(finding.action for finding in heard.found)
+    assert Generator.load(folder).seen_images == 40

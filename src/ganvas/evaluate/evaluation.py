@@ -107,7 +107,7 @@ def evaluate(
         samples_row, real_row = compare("samples", made, real), compare("real", beside, real)
         per_class = by_class(subject, dataset, made, real, reference)
     with clock.stage("copying") as progress:
-        copying = copies(subject, dataset, network, made, notes, progress)
+        copying = copies(subject, dataset, network, made, progress)
         twins = duplicate_samples(made[:COPY_SAMPLES], beside[:COPY_SAMPLES])
     with clock.stage("attributes"):
         attributes = attributes_of(dataset, network, made)
@@ -275,7 +275,6 @@ def copies(
     dataset: Dataset,
     network: Features,
     made: np.ndarray,
-    notes: list[str],
     progress: Callable[[int, int], None],
 ) -> list[Copying]:
     """The search for copies, in features and in pixels. Empty where nothing is held out to compare with."""

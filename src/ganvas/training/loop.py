@@ -202,7 +202,7 @@ def play_on(folder: Path, plan: Plan, dataset: Dataset, watcher: Watcher, metric
             log.go_back(position.seen_images)
             samples.drop_after(folder, position.seen_images)
         log.finding(position.seen_images, position.seconds, finding, vitals)
-        if finding.state == "diverged" and finding.action in (None, "stop"):
+        if finding.state == "diverged" and finding.action == "stop":
             log.close()
             raise TrainingError(
                 f"{finding.why}; the last checkpoint is whole: train a new run with a lower --learning-rate "
