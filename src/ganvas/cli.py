@@ -315,9 +315,9 @@ def check_names(network: str, objective: str, penalty: str) -> None:
         "network": (network, ("style", "dcgan")),
         "objective": (
             objective,
-            ("relativistic", "non-saturating", "minimax", "hinge", "least-squares", "wasserstein"),
+            ("non-saturating", "relativistic", "minimax", "hinge", "least-squares", "wasserstein"),
         ),
-        "penalty": (penalty, ("r1+r2", "r1", "r2", "finite-difference", "wgan-gp", "none")),
+        "penalty": (penalty, ("r1", "r1+r2", "r2", "finite-difference", "wgan-gp", "none")),
     }
     for what, (value, names) in known.items():
         if value not in names:

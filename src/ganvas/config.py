@@ -106,11 +106,11 @@ class ObjectiveSettings(Settings):
     """Against which loss."""
 
     objective: str = Field(
-        "relativistic",
-        description="relativistic, non-saturating, minimax, hinge, least-squares or wasserstein.",
+        "non-saturating",
+        description="non-saturating, relativistic, minimax, hinge, least-squares or wasserstein.",
     )
     penalty: str = Field(
-        "r1+r2", description="r1+r2, r1, r2, finite-difference, wgan-gp or none: holds the discriminator's slope."
+        "r1", description="r1, r1+r2, r2, finite-difference, wgan-gp or none: holds the discriminator's slope."
     )
     gamma: float | None = Field(None, ge=0, le=1e6, description="Weight of the penalty; derived from the size.")
     penalty_every: int | None = Field(
@@ -135,6 +135,13 @@ class TrainingSettings(Settings):
     anneal: float = Field(0.5, ge=0, le=1, description="Last part of the budget in which the learning rate falls to 0.")
     ema_images: int | None = Field(
         None, ge=0, description="Half-life, in images, of the generator's average; 0: none. Derived from the batch."
+    )
+    augment: float | None = Field(
+        None,
+        ge=0,
+        le=0.8,
+        description="Probability of each random change (colour, position, cut-out) to what the discriminator sees; "
+        "derived: more for fewer pictures.",
     )
     seed: int = Field(0, ge=0, lt=2**32, description="Everything random follows from it.")
     device: Literal["cpu", "cuda", "mps"] | None = Field(None, description="Derived: cuda, else mps, else cpu.")
@@ -188,6 +195,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
             "beta2": 0.999,
             "anneal": 0.0,
             "ema_images": 0,
+            "augment": 0.0,
         },
     },
 }

@@ -16,7 +16,16 @@ from ganvas.data.source import open_source
 from ganvas.errors import SettingError
 from ganvas.networks import FAMILIES
 from ganvas.runtime import Machine
-from ganvas.training.plan import default_gamma, default_interval, derive, describe_budget, images_budget, measure
+from ganvas.training.augment import MOST
+from ganvas.training.plan import (
+    default_augmentation,
+    default_gamma,
+    default_interval,
+    derive,
+    describe_budget,
+    images_budget,
+    measure,
+)
 
 MACHINE = Machine("cpu", torch.float32, 1, "for a test")
 
@@ -91,11 +100,19 @@ def test_classes_need_a_network_that_learns_them(labelled: Dataset) -> None:
 def test_the_penalty_is_weighed_by_what_it_sums_over() -> None:
     """R1 and R2 sum over pixels, so their weight grows with them; wgan-gp has its paper's 10 at any size."""
     for name in ("r1", "r2", "r1+r2", "finite-difference"):
-        small, large = default_gamma(name, 64 * 64, 3), default_gamma(name, 256 * 256, 3)
+        small, large = default_gamma(name, 64 * 64), default_gamma(name, 256 * 256)
         assert small and large and 0 < small < large
-    assert default_gamma("wgan-gp", 1, 1) == default_gamma("wgan-gp", 10**6, 3) == 10.0
-    assert default_gamma("none", 64 * 64, 3) is None
+    assert default_gamma("wgan-gp", 1) == default_gamma("wgan-gp", 10**6) == 10.0
+    assert default_gamma("none", 64 * 64) is None
     assert default_interval("wgan-gp") == 1
+
+
+@given(fewer=st.integers(1, 10**7), more=st.integers(1, 10**7))
+def test_fewer_pictures_are_changed_more(fewer: int, more: int) -> None:
+    """And never so much that a generator takes the change for a part of the pictures."""
+    fewer, more = sorted((fewer, more))
+    assert MOST >= default_augmentation(fewer) >= default_augmentation(more) >= 0
+    assert default_augmentation(100) > 0 == default_augmentation(10**6)
 
 
 @given(

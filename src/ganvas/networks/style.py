@@ -1,8 +1,8 @@
 """`style`: our default pair. A mapping network and modulated convolutions against a lean residual critic.
 
-    z ─ normalise ─ mapping ─▶ w ─────────┬──────────────┬─ … ─┐           latent, then intermediate latent
-                 constant h×w ─▶ stage ─▶ stage ×2 ─▶ … ─▶ stage ×2        feature maps, widest when smallest
-                                   └─ to image ─ + ─ … ─ + ───────────────▶ image [B, C, H, W] in about [-1, 1]
+    z ─ normalise ─ mapping ─▶ w ──┬──────┬──────────────┬─ … ─┐           latent, then intermediate latent
+                      linear h×w ◀─┴─▶ stage ─▶ stage ×2 ─▶ … ─▶ stage ×2  feature maps, widest when smallest
+                                          └─ to image ─ + ─ … ─ + ────────▶ image [B, C, H, W] in about [-1, 1]
 
     image ─ pixel unshuffle ─▶ block ÷2 ─▶ … ─▶ block ÷2 ─ minibatch deviation ─▶ logit
 
@@ -134,7 +134,7 @@ class Generator(nn.Module):
         self.plan = stages(size, width)
         first, widths = self.plan.sides[0], self.plan.widths
         self.mapping = Mapping(z_dim, self.w_dim, depth, classes)
-        self.constant = nn.Parameter(torch.randn(1, widths[0], *first))
+        self.begin = Linear(self.w_dim, widths[0] * first[0] * first[1], GAIN)
         self.stages = nn.ModuleList(
             Stage(before, after, self.w_dim, double=i > 0)
             for i, (before, after) in enumerate(zip((widths[0], *widths), widths, strict=False))
@@ -149,7 +149,9 @@ class Generator(nn.Module):
     def synthesise(self, w: Tensor) -> Tensor:
         """Intermediate latents to images: `w [B, D]`, or `[B, S, D]` with one for each of the S stages."""
         per_stage = w[:, None].expand(-1, len(self.stages), -1) if w.dim() == 2 else w
-        x = self.constant.expand(len(w), -1, -1, -1).contiguous(memory_format=torch.channels_last)
+        # The layout comes from the latent: a learned constant, as published, has to be taught it through the styles.
+        x = activate(self.begin(per_stage[:, 0])).view(len(w), -1, *self.plan.sides[0])
+        x = x.contiguous(memory_format=torch.channels_last)
         image: Tensor | None = None
         for i, (stage, to_image, side) in enumerate(zip(self.stages, self.to_image, self.plan.sides, strict=True)):
             x = stage(x if is_small(side) else x.to(self.dtype), per_stage[:, i])
@@ -178,7 +180,10 @@ class Discriminator(nn.Module):
     """Images to logits: `[B, C, H, W] (, label [B]) -> [B]` fp32, higher where they look real.
 
     With classes, the logit is the projection of the last features on the label's embedding (Miyato and Koyama 2018).
+    A batch may hold several `sets` of images, one after the other: each is judged as it would be alone, in one pass.
     """
+
+    takes_sets = True
 
     def __init__(
         self,
@@ -199,12 +204,12 @@ class Discriminator(nn.Module):
         self.logit = Linear(widths[-1], 1)
         self.embed = nn.Parameter(torch.randn(classes, widths[-1])) if classes else None
 
-    def forward(self, images: Tensor, label: Tensor | None = None) -> Tensor:
+    def forward(self, images: Tensor, label: Tensor | None = None, sets: int = 1) -> Tensor:
         x = F.pixel_unshuffle(images, 2).contiguous(memory_format=torch.channels_last).to(self.dtype)
         x = activate(self.enter(x))
         for block in self.blocks:
             x = block(x)
-        x = activate(self.judge(minibatch_deviation(x.float())))
+        x = activate(self.judge(minibatch_deviation(x.float(), sets=sets)))
         features = activate(self.features(x.flatten(1)))
         logit: Tensor = self.logit(features).squeeze(1)
         if self.embed is None:

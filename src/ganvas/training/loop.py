@@ -257,7 +257,7 @@ def play_on(folder: Path, plan: Plan, dataset: Dataset, watcher: Watcher, metric
                 every * monitor.care.penalty,
                 seed,
                 team,
-                monitor.care.augmentation,
+                max(settings.augment or 0.0, monitor.care.augmentation),
             )
             position.seen_images += batch
             halving = half_life(batch, position.seen_images, settings.ema_images)
