@@ -132,6 +132,9 @@ class TrainingSettings(Settings):
     learning_rate: float | None = Field(None, gt=0, le=1, description="Of both players; derived from the network.")
     beta1: float = Field(0.0, ge=0, lt=1, description="Adam's decay of the gradient's average.")
     beta2: float = Field(0.99, gt=0, lt=1, description="Adam's decay of the squared gradient's average.")
+    decay_images: int | None = Field(
+        None, ge=0, le=10**12, description="Images after which the learning rate falls as 1/√images; 0: never. Derived."
+    )
     anneal: float = Field(0.5, ge=0, le=1, description="Last part of the budget in which the learning rate falls to 0.")
     ema_images: int | None = Field(
         None, ge=0, description="Half-life, in images, of the generator's average; 0: none. Derived from the batch."
@@ -193,6 +196,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
             "learning_rate": 2e-4,
             "beta1": 0.5,
             "beta2": 0.999,
+            "decay_images": 0,
             "anneal": 0.0,
             "ema_images": 0,
             "augment": 0.0,

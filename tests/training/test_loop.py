@@ -18,7 +18,7 @@ import ganvas
 from ganvas.checkpoint import load_latest
 from ganvas.errors import SettingError, TrainingError
 from ganvas.training import loop
-from ganvas.training.loop import Watcher, annealed, budget_used, train
+from ganvas.training.loop import Watcher, annealed, budget_used, decayed, train
 from ganvas.training.run import Moment
 
 
@@ -242,3 +242,11 @@ def test_the_run_folder_is_named_after_the_source(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert ganvas.train(pictures, images=4, **tiny).folder == Path("runs") / pictures.name
+
+
+@given(seen=st.integers(0, 10**9), constant=st.integers(1, 10**6))
+def test_the_rate_falls_with_the_root_of_the_images(seen: int, constant: int) -> None:
+    factor = decayed(seen, constant)
+    assert factor == 1.0 if seen <= constant else factor**2 == pytest.approx(constant / seen)
+    assert decayed(seen, 0) == 1.0, "0: never"
+    assert decayed(4 * constant, constant) == pytest.approx(0.5), "four times the images, half the rate"

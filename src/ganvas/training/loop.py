@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -240,8 +241,9 @@ def play_on(folder: Path, plan: Plan, dataset: Dataset, watcher: Watcher, metric
             if progress >= 1.0 or interruption.signal is not None or (finding and finding.action == "stop"):
                 break
 
-            # One step. The learning rate is constant, then falls to zero as the budget runs out.
-            now = rate * annealed(progress, settings.anneal) * monitor.care.rate
+            # One step. The learning rate is constant, falls slowly, and then to zero as the budget runs out.
+            falling = annealed(progress, settings.anneal) * decayed(position.seen_images, settings.decay_images or 0)
+            now = rate * falling * monitor.care.rate
             players.set_learning_rate(now, monitor.care.critic_rate)
             step = position.seen_images // batch
             seed = (seed_after(monitor, plan) << 31) ^ position.seen_images
@@ -301,6 +303,15 @@ def budget_used(moment: Moment, minutes: float | None, images: int | None) -> fl
     by_time = moment.seconds / (minutes * 60) if minutes else 0.0
     by_images = moment.seen_images / images if images else 0.0
     return max(by_time, by_images)
+
+
+def decayed(seen_images: int, constant_images: int) -> float:
+    """Factor of the learning rate: 1, then 1/√(images / constant images) after those; 0 of them: always 1.
+
+    The schedule of Karras et al. 2024, "Analyzing and Improving the Training Dynamics of Diffusion Models" (EDM2): a rate
+    that suits the first steps is too high for late ones, whatever the budget.
+    """
+    return math.sqrt(constant_images / max(constant_images, seen_images)) if constant_images else 1.0
 
 
 def annealed(progress: float, last: float) -> float:

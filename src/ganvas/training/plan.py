@@ -78,6 +78,10 @@ def derive(config: RunConfig, dataset: Dataset, machine: Machine) -> Plan:
         reasons,
         batch=(default_batch(name, device), f"for {name} on a {device}"),
         learning_rate=(default_rate(name), f"for {name}, at this batch"),
+        decay_images=(
+            default_decay(name),
+            "images after which the rate falls as 1/√images: late steps are small",
+        ),
         augment=(default_augmentation(pictures), f"for {pictures:,} pictures, so that they are not learned by heart"),
     )
     assert training.batch is not None
@@ -125,19 +129,24 @@ def default_rate(network: str) -> float:
     return 1.2e-2 if network == "style" else 2e-4
 
 
+def default_decay(network: str) -> int:
+    """Images after which the learning rate falls as 1/√images (docs/recipe.md); `dcgan` keeps its rate."""
+    return 20_000 if network == "style" else 0
+
+
 def default_augmentation(pictures: int) -> float:
     """Probability of each change to what the discriminator sees: it learns few pictures by heart within minutes."""
     return 0.5 if pictures < 1_000 else 0.2 if pictures < 3_000 else 0.0
 
 
 def default_gamma(name: str, pixels: int) -> float | None:
-    """Weight of the penalty: 10 for wgan-gp (Gulrajani et al. 2017), else 0.5 at 64×64 and in proportion to the pixels.
+    """Weight of the penalty: 10 for wgan-gp (Gulrajani et al. 2017), else 1 at 64×64 and in proportion to the pixels.
 
     Found by trial on photographs of faces, docs/recipe.md; the slope that it weighs is summed over pixels.
     """
     if name == "none":
         return None
-    return 10.0 if name == "wgan-gp" else round(0.5 * pixels / 64**2, 4)
+    return 10.0 if name == "wgan-gp" else round(pixels / 64**2, 4)
 
 
 def default_interval(name: str) -> int:
