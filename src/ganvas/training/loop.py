@@ -308,7 +308,7 @@ def budget_used(moment: Moment, minutes: float | None, images: int | None) -> fl
 def decayed(seen_images: int, constant_images: int) -> float:
     """Factor of the learning rate: 1, then 1/√(images / constant images) after those; 0 of them: always 1.
 
-    The schedule of Karras et al. 2024, "Analyzing and Improving the Training Dynamics of Diffusion Models" (EDM2): a rate
+    As in Karras et al. 2024, "Analyzing and Improving the Training Dynamics of Diffusion Models" (EDM2): a rate
     that suits the first steps is too high for late ones, whatever the budget.
     """
     return math.sqrt(constant_images / max(constant_images, seen_images)) if constant_images else 1.0
