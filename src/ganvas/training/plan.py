@@ -69,7 +69,7 @@ def derive(config: RunConfig, dataset: Dataset, machine: Machine) -> Plan:
     objective = fill(
         config.objective,
         reasons,
-        gamma=(default_gamma(kind, height * width), "by pixels, which a slope is summed over"),
+        gamma=(default_gamma(kind, height * width, channels), "by pixels, which a slope is summed over, and colour"),
         penalty_every=(default_interval(kind), "steps from one penalty to the next, which weighs so many times more"),
     )
     penalty(kind, gamma=objective.gamma)
@@ -139,14 +139,15 @@ def default_augmentation(pictures: int) -> float:
     return 0.5 if pictures < 1_000 else 0.2 if pictures < 3_000 else 0.0
 
 
-def default_gamma(name: str, pixels: int) -> float | None:
-    """Weight of the penalty: 10 for wgan-gp (Gulrajani et al. 2017), else 1 at 64×64 and in proportion to the pixels.
+def default_gamma(name: str, pixels: int, channels: int) -> float | None:
+    """Weight of the penalty: 10 for wgan-gp (Gulrajani et al. 2017), else in proportion to the pixels: at 64×64 0.2 for grey
+    and 1 for colour.
 
     Found by trial on photographs of faces, docs/recipe.md; the slope that it weighs is summed over pixels.
     """
     if name == "none":
         return None
-    return 10.0 if name == "wgan-gp" else round(pixels / 64**2, 4)
+    return 10.0 if name == "wgan-gp" else round((0.2 if channels == 1 else 1.0) * pixels / 64**2, 4)
 
 
 def default_interval(name: str) -> int:
