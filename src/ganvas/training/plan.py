@@ -140,10 +140,9 @@ def default_augmentation(pictures: int) -> float:
 
 
 def default_gamma(name: str, pixels: int, channels: int) -> float | None:
-    """Weight of the penalty: 10 for wgan-gp (Gulrajani et al. 2017), else in proportion to the pixels: at 64×64 0.2 for grey
-    and 1 for colour.
+    """Weight of the penalty: 10 for wgan-gp (Gulrajani et al. 2017), else in proportion to the pixels.
 
-    Found by trial on photographs of faces, docs/recipe.md; the slope that it weighs is summed over pixels.
+    At 64×64 it is 0.2 for grey and 1 for colour. The slope that it weighs is summed over pixels; docs/recipe.md.
     """
     if name == "none":
         return None
