@@ -83,6 +83,15 @@ def test_what_defines_the_run_may_not_change(name: str) -> None:
     assert "--to" in line
 
 
+def test_a_run_from_before_a_setting_goes_on_without_it(tmp_path: Path) -> None:
+    stored = STORED.model_dump(mode="json")
+    for name in ("augment", "decay_images"):
+        del stored["training"][name]
+    write_json(tmp_path / "config.json", stored)
+    found = stored_config(tmp_path)
+    assert found is not None and (found.training.augment, found.training.decay_images) == (0.0, 0)
+
+
 def test_a_folder_that_is_no_run_is_left_alone(tmp_path: Path) -> None:
     assert stored_config(tmp_path / "new") is None
     assert stored_config(tmp_path) is None, "an empty folder may become a run"

@@ -23,6 +23,7 @@ from ganvas.networks import FAMILIES
 from ganvas.objectives import adversarial, penalty
 from ganvas.runtime import choose_machine
 from ganvas.training import samples
+from ganvas.training.augment import MOST
 from ganvas.training.ema import half_life, update_average
 from ganvas.training.log import Log, Tick
 from ganvas.training.monitor import CHECK_IMAGES, Care, Finding
@@ -259,7 +260,7 @@ def play_on(folder: Path, plan: Plan, dataset: Dataset, watcher: Watcher, metric
                 every * monitor.care.penalty,
                 seed,
                 team,
-                max(settings.augment or 0.0, monitor.care.augmentation),
+                min(MOST, (settings.augment or 0.0) + monitor.care.augmentation),
             )
             position.seen_images += batch
             halving = half_life(batch, position.seen_images, settings.ema_images)

@@ -48,8 +48,12 @@ def stored_config(folder: Path) -> RunConfig | None:
         if folder.exists() and not _is_untouched(folder):
             raise SettingError(f"{folder}: is there already and is not a run folder; name another with --to")
         return None
+    found: Any = read_json(path)
+    if isinstance(found, dict) and isinstance(found.get("training"), dict):
+        # Settings that came later: a run that began without them goes on without.
+        found["training"] = {"augment": 0.0, "decay_images": 0, **found["training"]}
     try:
-        return RunConfig.model_validate(read_json(path))
+        return RunConfig.model_validate(found)
     except ValidationError as error:
         raise CheckpointError(f"{path}: is not a run's configuration ({describe(error)}); restore it") from None
 
