@@ -78,11 +78,11 @@ def derive(config: RunConfig, dataset: Dataset, machine: Machine) -> Plan:
         reasons,
         batch=(default_batch(name, device), f"for {name} on a {device}"),
         learning_rate=(default_rate(name), f"for {name}, at this batch"),
-        decay_images=(
-            default_decay(name),
-            "images after which the rate falls as 1/√images: late steps are small",
+        decay_images=(default_decay(name), "images after which the learning rate falls as 1/√images; 0: never"),
+        augment=(
+            default_augmentation(pictures),
+            f"for {pictures:,} pictures: the fewer, the sooner they are learned by heart",
         ),
-        augment=(default_augmentation(pictures), f"for {pictures:,} pictures, so that they are not learned by heart"),
     )
     assert training.batch is not None
     shares = training.shares or shares_for(training.batch, machine.threads, device, family.divisible)

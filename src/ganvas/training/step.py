@@ -121,8 +121,8 @@ def play(
 
 
 def judge_both(discriminator: nn.Module, real: Tensor, fake: Tensor, *label: Tensor) -> tuple[Tensor, Tensor]:
-    """The logits of reals and of fakes, [b] each: in one pass where the network can keep them apart, which saves work
-    on its weights; else (batch normalisation) in two.
+    """The logits of `real` and `fake`, [b, C, H, W] each with `label` [b] or none, as [b] each: in one pass where the
+    network can keep them apart, which saves work on its weights; else (batch normalisation) in two.
     """
     if not getattr(discriminator, "takes_sets", False):
         return discriminator(real, *label), discriminator(fake, *label)
