@@ -190,7 +190,8 @@ class Loop:
         losses, kept, gradients = zip(*run(half, *parts), strict=True)
         network, optimiser = (self.generator, self.critic)[player], self.optimisers[player]
         for weight, *found in zip(network.parameters(), *gradients, strict=True):
-            weight.grad = torch.stack(found).mean(0) if len(found) > 1 else found[0]
+            mean = torch.stack(found).mean(0) if len(found) > 1 else found[0]
+            weight.grad = torch.empty_like(weight).copy_(mean)  # in its memory layout: fused Adam looks at no strides
         optimiser.step()
         return torch.stack(losses).mean(), [list(part) for part in zip(*kept, strict=True)]
 

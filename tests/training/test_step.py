@@ -12,10 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ganvas.networks import dcgan
+from ganvas.networks import dcgan, style
 from ganvas.objectives import ADVERSARIAL, adversarial, penalty
 from ganvas.training.players import Players
-from ganvas.training.step import Losses, draw_latents, play, to_tensor
+from ganvas.training.step import Losses, draw_latents, play, to_tensor, update
 from ganvas.training.team import Team
 
 RATE = 0.1
@@ -265,3 +265,35 @@ def test_latents_follow_their_prior_and_their_generator(prior: str) -> None:
     assert abs(one.mean().item()) < 0.03
     assert one.var().item() == pytest.approx(variance, rel=0.04)
     assert (one.abs().max() <= 1) == (prior == "uniform")
+
+
+@pytest.mark.parametrize("members", [1, 2])
+def test_the_layout_of_a_gradient_in_memory_does_not_matter(members: int) -> None:
+    """A penalty hands some back in another layout than their weights have; torch's fused Adam looks at memory alone."""
+    torch.manual_seed(0)
+    start, gradient = torch.randn(4, 3, 3, 3), torch.randn(4, 3, 3, 3)
+    moved = []
+    for layout in (torch.contiguous_format, torch.channels_last):
+        weight = nn.Parameter(start.clone().contiguous(memory_format=torch.channels_last))
+        adam = torch.optim.Adam([weight], lr=RATE, betas=(0.0, 0.99), fused=True)
+        gradients = [[gradient.clone().contiguous(memory_format=layout)] for _ in range(members)]
+        assert update(adam, [weight], gradients)
+        moved.append(weight.detach().clone())
+    assert torch.equal(*moved)
+    assert torch.allclose(moved[0] - start, -RATE * gradient.sign(), atol=1e-4), "Adam's first step is a sign's"
+
+
+@pytest.mark.parametrize("kind", ["r1", "r1+r2"])
+def test_a_penalised_step_of_the_style_critic_is_that_of_adam_without_fusing(kind: str) -> None:
+    """Every convolution of the real network, against torch's plain Adam, which does look at strides."""
+    moved = []
+    for fused in (True, False):
+        torch.manual_seed(0)
+        networks = style.Generator((32, 32), 3, 8, 16), style.Discriminator((32, 32), 3, 8)
+        optimisers = [torch.optim.Adam(net.parameters(), lr=1e-3, betas=(0.0, 0.99), fused=fused) for net in networks]
+        players = Players(networks[0], networks[1], copy.deepcopy(networks[0]), *optimisers)
+        real, z = torch.rand(4, 3, 32, 32) * 2 - 1, torch.randn(4, 16)
+        run(players, real, z, "non-saturating", penalty(kind, gamma=1.0))
+        moved.append(list(networks[1].parameters()))
+    for one, other in zip(*moved, strict=True):
+        assert torch.allclose(one, other, atol=1e-4)

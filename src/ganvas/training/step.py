@@ -134,6 +134,8 @@ def update(optimiser: torch.optim.Optimizer, weights: list[Tensor], gradients: l
     if not torch.stack(torch._foreach_norm(total)).isfinite().all():
         return False
     for weight, gradient in zip(weights, total, strict=True):
-        weight.grad = gradient
+        # A penalty's second differentiation returns some in another memory layout than their weights', and torch's
+        # fused Adam walks the memory of both without a look at strides: it would move the wrong weights.
+        weight.grad = gradient if gradient.stride() == weight.stride() else torch.empty_like(weight).copy_(gradient)
     optimiser.step()
     return True
