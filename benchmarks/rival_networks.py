@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ganvas.networks.blocks import minibatch_deviation
+
 SLOPE, ROOT = 0.2, math.sqrt(2.0)
 GAIN = math.sqrt(2 / (1 + SLOPE**2))
 
@@ -170,16 +172,8 @@ class Style2Critic(nn.Module):
         x = leaky(self.enter(in_memory(images, self.dtype)))
         for block in self.blocks:
             x = block(x)
-        x = leaky(self.judge(with_deviation(x.float())))
+        x = leaky(self.judge(minibatch_deviation(x.float(), group=4)))
         return self.logit(leaky(self.features(x.flatten(1)))).squeeze(1)  # type: ignore[no-any-return]
-
-
-def with_deviation(x: Tensor, group: int = 4) -> Tensor:
-    """A channel more: the standard deviation over groups of four images (Karras et al. 2018, section 3)."""
-    group = group if len(x) % group == 0 else 1
-    y = x.reshape(group, len(x) // group, -1)
-    deviation = ((y - y.mean(0)).square().mean(0) + 1e-8).sqrt().mean(1).repeat(group)
-    return torch.cat([x, deviation[:, None, None, None].expand(-1, 1, *x.shape[2:])], 1)
 
 
 # R3GAN

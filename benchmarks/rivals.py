@@ -27,6 +27,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ganvas.training.ema import half_life, update_average
+from ganvas.training.step import update
 from rival_networks import LadaCritic, LadaGenerator, R3Critic, R3Generator, Style2Critic, Style2Generator
 
 CHANGES = ("batch", "gamma", "rate")
@@ -161,7 +163,7 @@ class Loop:
         self.critic.requires_grad_(True)
         self.steps += 1
         self.seen_images += len(real)
-        self.follow(len(real))
+        update_average(self.average, self.generator, len(real), half_life(len(real), self.seen_images, None))
         return critic_loss, generator_loss
 
     def tell_apart(self, weight: float, real: Tensor, z: Tensor) -> tuple[Tensor, tuple[Tensor, ...], Any]:
@@ -189,19 +191,8 @@ class Loop:
         run = self.pool.map if self.pool is not None else map
         losses, kept, gradients = zip(*run(half, *parts), strict=True)
         network, optimiser = (self.generator, self.critic)[player], self.optimisers[player]
-        for weight, *found in zip(network.parameters(), *gradients, strict=True):
-            mean = torch.stack(found).mean(0) if len(found) > 1 else found[0]
-            weight.grad = torch.empty_like(weight).copy_(mean)  # in its memory layout: fused Adam looks at no strides
-        optimiser.step()
+        update(optimiser, list(network.parameters()), [list(found) for found in gradients])
         return torch.stack(losses).mean(), [list(part) for part in zip(*kept, strict=True)]
-
-    @torch.no_grad()
-    def follow(self, batch: int) -> None:
-        """Move the average: half-life batch · 10/32 thousand images, at most a twentieth of those seen."""
-        half_life = min(batch * 10_000 / 32, 0.05 * self.seen_images)
-        kept: list[Tensor] = list(self.average.parameters())
-        live: list[Tensor] = list(self.generator.parameters())
-        torch._foreach_lerp_(kept, live, 1 - 0.5 ** (batch / half_life))
 
 
 def one_thread() -> None:
