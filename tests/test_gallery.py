@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import base64
 import re
 import shutil
@@ -126,6 +127,18 @@ def test_last_metrics_are_the_last_whole_row(tmp_path: Path) -> None:
     for damaged in ("", '{"a": 1}\n{"a"', "\n"):
         path.write_text(damaged)
         assert last_metrics(path) == {}
+
+
+def test_a_run_may_end_with_a_score_or_a_check_up(trained: Path, tmp_path: Path) -> None:
+    run = copy_of(trained, tmp_path / "run")
+    step = {
+        "seen_images": 24, "seconds": 1.0, "images_per_second": 123.0, "discriminator_loss": 0.5, "generator_loss": 0.25,
+    }  # fmt: skip
+    score = {"seen_images": 24, "seconds": 1.1, "metric": "FD lite0@96", "score": 70.0}
+    for rows, speed in (([step, score], True), ([score], False)):
+        (run / "metrics.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+        text = Page(write_gallery(run).read_text()).text
+        assert ("123 images/s" in text) == speed and ("D 0.50, G 0.25" in text) == speed
 
 
 def test_a_folder_without_a_run_is_refused(tmp_path: Path) -> None:

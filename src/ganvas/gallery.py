@@ -65,18 +65,21 @@ def facts(run: Path, generator: Generator) -> dict[str, str]:
         "weights": generator.weights,
         "made with": f"ganvas {__version__}",
     }
-    last = last_metrics(run / "metrics.jsonl")
+    last = last_metrics(run / "metrics.jsonl", "images_per_second")
     if last:
         rows["speed"] = f"{last['images_per_second']:.0f} images/s"
         rows["losses, last"] = f"D {last['discriminator_loss']:.2f}, G {last['generator_loss']:.2f}"
     return rows
 
 
-def last_metrics(path: Path) -> dict[str, float]:
-    """The last whole row of a metrics file; empty where there is none."""
+def last_metrics(path: Path, having: str | None = None) -> dict[str, float]:
+    """The last row of a metrics file, of those that have a field `having`; empty where there is none or damage after it.
+
+    Rows are of several kinds: steps, scores, check-ups; a run ends with any of them.
+    """
     try:
-        lines = path.read_text("utf-8").splitlines()
-        return dict(json.loads(lines[-1])) if lines else {}
+        rows = (dict(json.loads(line)) for line in reversed(path.read_text("utf-8").splitlines()))
+        return next((row for row in rows if having is None or having in row), {})
     except (OSError, ValueError):
         return {}
 
