@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import base64
+import json
 import re
 import shutil
 from html.parser import HTMLParser
@@ -132,7 +132,8 @@ def test_last_metrics_are_the_last_whole_row(tmp_path: Path) -> None:
 def test_a_run_may_end_with_a_score_or_a_check_up(trained: Path, tmp_path: Path) -> None:
     run = copy_of(trained, tmp_path / "run")
     step = {
-        "seen_images": 24, "seconds": 1.0, "images_per_second": 123.0, "discriminator_loss": 0.5, "generator_loss": 0.25,
+        "seen_images": 24, "seconds": 1.0, "images_per_second": 123.0,
+        "discriminator_loss": 0.5, "generator_loss": 0.25,
     }  # fmt: skip
     score = {"seen_images": 24, "seconds": 1.1, "metric": "FD lite0@96", "score": 70.0}
     for rows, speed in (([step, score], True), ([score], False)):

@@ -73,7 +73,7 @@ def facts(run: Path, generator: Generator) -> dict[str, str]:
 
 
 def last_metrics(path: Path, having: str | None = None) -> dict[str, float]:
-    """The last row of a metrics file, of those that have a field `having`; empty where there is none or damage after it.
+    """The last row of a metrics file, of those with a field `having`; empty where there is none or damage after it.
 
     Rows are of several kinds: steps, scores, check-ups; a run ends with any of them.
     """
