@@ -27,7 +27,7 @@ from ganvas.latents import label_of, latents
 from ganvas.networks import FAMILIES, build_generator
 from ganvas.runtime import choose_machine
 
-MEAN_OF = 4096  # latents that the mean for truncation is taken of: always the same ones
+MEAN_OF = 16_384  # latents that the mean for truncation is taken of: always the same ones
 # Images are always computed in batches of this many, the last one filled up: convolution libraries pick other kernels,
 # and so other roundings, for other batch sizes.
 BATCH = {"cpu": 16, "cuda": 128, "mps": 32}
