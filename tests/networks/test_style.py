@@ -134,6 +134,17 @@ def test_the_critic_answers_alike_in_any_order_and_memory_layout() -> None:
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("count", [1, 4, 8, 12])
+def test_sets_in_one_batch_are_judged_as_they_would_be_alone(count: int) -> None:
+    _, critic = pair(classes=2)
+    first, second, label = torch.randn(count, 3, 32, 48), torch.randn(count, 3, 32, 48), torch.arange(count) % 2
+    both = critic(torch.cat([first, second]), label.repeat(2), sets=2)
+    assert torch.allclose(both, torch.cat([critic(first, label), critic(second, label)]), atol=1e-5)
+    if count > 1:  # one alone deviates by nothing, wherever it is
+        assert (critic(torch.cat([first, second]), label.repeat(2)) - both).abs().max() > 1e-5, "not as one set"
+
+
+@torch.no_grad()
 def test_the_critic_knows_its_batch_by_the_deviation_alone() -> None:
     _, critic = pair()
     one = torch.randn(1, 3, 32, 48)

@@ -125,19 +125,21 @@ class _Downsample(torch.autograd.Function):
         return upsample(gradient * 0.25)
 
 
-def minibatch_deviation(x: Tensor, group: int = 8) -> Tensor:
+def minibatch_deviation(x: Tensor, group: int = 8, sets: int = 1) -> Tensor:
     """Append a channel with the standard deviation over a group of images: `[B, C, H, W] -> [B, C + 1, H, W]`.
 
     A critic that sees how much its batch varies can punish a generator that has collapsed (Karras et al. 2018,
     section 3). Groups are formed of images B/group apart; the deviation is averaged over channels and places. The
-    group shrinks to the largest divisor of B that is at most `group`; one image alone has deviation 0.
+    group shrinks to the largest divisor of B that is at most `group`; one image alone has deviation 0. A batch of
+    several `sets` of images, one after the other, gives each what it would have alone.
     """
     batch, _, height, width = x.shape
-    size = max(n for n in range(1, min(group, batch) + 1) if batch % n == 0)
-    grouped = x.reshape(size, batch // size, -1)
-    variance = (grouped - grouped.mean(0)).square().mean(0)  # thirty times as fast as var() over a leading axis
-    deviation = (variance + 1e-8).sqrt().mean(1)
-    channel = deviation.repeat(size)[:, None, None, None].expand(batch, 1, height, width)
+    own = batch // sets
+    size = max(n for n in range(1, min(group, own) + 1) if own % n == 0)
+    grouped = x.reshape(sets, size, own // size, -1)
+    variance = (grouped - grouped.mean(1, keepdim=True)).square().mean(1)  # thirty times as fast as var()
+    deviation = (variance + 1e-8).sqrt().mean(2)
+    channel = deviation.repeat(1, size).view(batch, 1, 1, 1).expand(batch, 1, height, width)
     return torch.cat([x, channel], 1)
 
 

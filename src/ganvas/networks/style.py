@@ -180,7 +180,10 @@ class Discriminator(nn.Module):
     """Images to logits: `[B, C, H, W] (, label [B]) -> [B]` fp32, higher where they look real.
 
     With classes, the logit is the projection of the last features on the label's embedding (Miyato and Koyama 2018).
+    A batch may hold several `sets` of images, one after the other: each is judged as it would be alone, in one pass.
     """
+
+    takes_sets = True
 
     def __init__(
         self,
@@ -201,12 +204,12 @@ class Discriminator(nn.Module):
         self.logit = Linear(widths[-1], 1)
         self.embed = nn.Parameter(torch.randn(classes, widths[-1])) if classes else None
 
-    def forward(self, images: Tensor, label: Tensor | None = None) -> Tensor:
+    def forward(self, images: Tensor, label: Tensor | None = None, sets: int = 1) -> Tensor:
         x = F.pixel_unshuffle(images, 2).contiguous(memory_format=torch.channels_last).to(self.dtype)
         x = activate(self.enter(x))
         for block in self.blocks:
             x = block(x)
-        x = activate(self.judge(minibatch_deviation(x.float())))
+        x = activate(self.judge(minibatch_deviation(x.float(), sets=sets)))
         features = activate(self.features(x.flatten(1)))
         logit: Tensor = self.logit(features).squeeze(1)
         if self.embed is None:

@@ -43,8 +43,9 @@ class Penalty(Protocol):
     the flag and call `critic` themselves, on one batch at a time, as they find it (in its mode, under its autocast).
 
     A critic with minibatch statistics sees each image in its batch, so batches must be composed alike everywhere:
-    give the critic the reals and the fakes in separate calls, since penalties do. With classes, bind the labels first
-    (`lambda images: network(images, labels)`): reals and fakes then carry the same labels in the same order.
+    give the critic the reals and the fakes in separate calls, or in one that keeps them apart, since penalties do.
+    With classes, bind the labels first (`lambda images: network(images, labels)`): reals and fakes then carry the same
+    labels in the same order.
     """
 
     name: ClassVar[str]
