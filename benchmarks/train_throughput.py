@@ -165,7 +165,7 @@ def show(result: dict[str, Any]) -> None:
     table = Table(title="Training, in turns")
     for column in ("", "images", "batch", "precision"):
         table.add_column(column)
-    for column in ("images/s", "× tutorial", "GFLOP/image", "GFLOP/s", "of peak"):
+    for column in ("images/s", "× tutorial", "GFLOP/image", "GFLOP/s", "of peak", "in products"):
         table.add_column(column, justify="right")
     for name, row in result["contenders"].items():
         table.add_row(
@@ -173,6 +173,7 @@ def show(result: dict[str, Any]) -> None:
             text(row["images_per_second"], ".1f"), text(row["against_tutorial"], ".2f"),
             f"{row['gflop_per_image']:.2f}", f"{row['gflop_per_second']['median']:.0f}",
             f"{row['share_of_peak']['median']:.0%}",
+            f"{row['products_share']:.0%}" if row["products_share"] is not None else "–",
         )  # fmt: skip
     console.print(table)
     table = Table(title=f"Convolution peak: {text(result['peak_gflop_per_second'])} GFLOP/s")

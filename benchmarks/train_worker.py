@@ -26,6 +26,10 @@ if TYPE_CHECKING:
 
 PICTURES = 1024  # enough for the width that `style` has by default
 WARM_STEPS = 3
+# Operations that are convolutions or matrix products, by the names that torch's profiler gives them.
+PRODUCTS = (
+    "aten::mkldnn_convolution", "aten::convolution_backward", "aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm",
+)  # fmt: skip
 PEAK_SECONDS = 0.1  # of each of the eight convolutions, each round
 
 
@@ -151,6 +155,27 @@ def count_gflop(contender: Contender) -> float:
     return float(counter.get_total_flops()) / (contender.cycle * contender.batch) / 1e9
 
 
+def products_share(contender: Contender) -> float:
+    """Share of a cycle of steps that threads spend inside convolutions and matrix products, 0 to 1.
+
+    Of the time of all threads that take shares, measured without the profiler: waiting, Python and all other operations
+    are the rest. Inside a product its own time is counted, and not what it calls.
+    """
+    from torch._C._profiler import _ExperimentalConfig
+    from torch.profiler import ProfilerActivity, profile
+
+    start = time.perf_counter()
+    for _ in range(contender.cycle):
+        contender.step()
+    seconds = time.perf_counter() - start
+    everywhere = _ExperimentalConfig(profile_all_threads=True)
+    with profile(activities=[ProfilerActivity.CPU], experimental_config=everywhere) as taken:
+        for _ in range(contender.cycle):
+            contender.step()
+    inside = sum(one.self_cpu_time_total for one in taken.key_averages() if one.key in PRODUCTS) / 1e6
+    return float(inside / (seconds * contender.about.get("shares", 1)))
+
+
 def peak_cases(device: str) -> dict[str, tuple[Callable[[], object], float]]:
     """3×3 convolutions of 64 maps of 16×16, channels last: name -> (what to run, its GFLOP)."""
     import torch
@@ -247,6 +272,7 @@ def serve(name: str, settings: Settings) -> None:
         "batch": contender.batch,
         "steps_a_turn": cycles * cycle,
         "gflop_per_image": gflop,
+        "products_share": products_share(contender) if device == "cpu" and name != "tutorial" else None,
         "threads": contender.threads,
         "omp_wait_policy": os.environ.get("OMP_WAIT_POLICY", "default"),
     }

@@ -8,7 +8,9 @@ An image depends on the weights, its own seed and the options, never on the batc
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -25,12 +27,12 @@ from ganvas.errors import CheckpointError, SettingError, did_you_mean
 from ganvas.images import Provenance
 from ganvas.latents import label_of, latents
 from ganvas.networks import FAMILIES, build_generator
-from ganvas.runtime import choose_machine
+from ganvas.runtime import choose_machine, usable_cores
 
 MEAN_OF = 16_384  # latents that the mean for truncation is taken of: always the same ones
 # Images are always computed in batches of this many, the last one filled up: convolution libraries pick other kernels,
 # and so other roundings, for other batch sizes.
-BATCH = {"cpu": 16, "cuda": 128, "mps": 32}
+BATCH = {"cpu": 8, "cuda": 128, "mps": 32}
 
 
 class Generator:
@@ -119,9 +121,25 @@ class Generator:
     def _batches(
         self, queue: Iterator[int], truncation: float, chosen: int | None
     ) -> Iterator[tuple[list[int], np.ndarray]]:
-        while batch := list(islice(queue, BATCH[self.device])):
-            full = batch + [batch[-1]] * (BATCH[self.device] - len(batch))
-            yield batch, to_pixels(self.images(full, truncation, chosen))[: len(batch)]
+        size, workers = BATCH[self.device], usable_cores() if self.device == "cpu" else 1
+
+        def make(batch: list[int]) -> tuple[list[int], np.ndarray]:
+            full = batch + [batch[-1]] * (size - len(batch))
+            return batch, to_pixels(self.images(full, truncation, chosen))[: len(batch)]
+
+        # Cores of a CPU work on batches of their own: sharing each operation, they would wait for each other after it.
+        threads = torch.get_num_threads()
+        with ThreadPoolExecutor(workers, "ganvas", initializer=_alone if self.device == "cpu" else None) as pool:
+            try:
+                waiting: deque[Future[tuple[list[int], np.ndarray]]] = deque()
+                while batch := list(islice(queue, size)):
+                    waiting.append(pool.submit(make, batch))
+                    if len(waiting) > workers:
+                        yield waiting.popleft().result()
+                while waiting:
+                    yield waiting.popleft().result()
+            finally:
+                torch.set_num_threads(threads)  # which threads to come begin with; _alone changed it
 
     @torch.inference_mode()
     def images(self, seeds: list[int], truncation: float = 1.0, label: int | None = None) -> Tensor:
@@ -167,6 +185,12 @@ def expected(state: Mapping[str, Any]) -> dict[str, Expected]:
         reason = (str(error).splitlines() or ["a setting is missing"])[0][:120]
         raise ValueError(f"is not a generator of this ganvas ({reason})") from None
     return {"generator": {name: (tuple(one.shape), one.dtype) for name, one in network.state_dict().items()}}
+
+
+def _alone() -> None:
+    """Set a thread up to compute every operation by itself, as the process does: subnormal numbers are zero."""
+    torch.set_num_threads(1)
+    torch.set_flush_denormal(True)
 
 
 def _build(state: Mapping[str, Any], dtype: torch.dtype) -> nn.Module:
