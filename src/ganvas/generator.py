@@ -32,7 +32,7 @@ from ganvas.runtime import choose_machine, usable_cores
 MEAN_OF = 16_384  # latents that the mean for truncation is taken of: always the same ones
 # Images are always computed in batches of this many, the last one filled up: convolution libraries pick other kernels,
 # and so other roundings, for other batch sizes.
-BATCH = {"cpu": 8, "cuda": 128, "mps": 32}
+BATCH = {"cpu": 16, "cuda": 128, "mps": 32}
 
 
 class Generator:
