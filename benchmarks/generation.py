@@ -35,27 +35,31 @@ from rich.console import Console
 from rich.table import Table
 
 from ganvas.config import make_config
+from ganvas.errors import SettingError
 from ganvas.generation import generate
 from ganvas.generator import Generator, to_pixels
-from ganvas.networks import build_generator
+from ganvas.networks import FAMILIES, build_generator
+from ganvas.networks.build import width_for
+from ganvas.runtime import choose_machine
 from train_worker import describe_machine
 
 RESULT = Path(__file__).resolve().parent / "results" / "generation.json"
 PLAIN_BATCH = 64
+MANY = 10_000  # pictures, had it been trained: fewer would narrow it
 PLAIN, OURS, FASTEST = "plain", "ganvas", "ganvas fastest"
 
 
-def write_model(side: int, channels: int, folder: Path) -> None:
+def write_model(side: int, channels: int, device: str, folder: Path) -> None:
     """A generator with the widths that `ganvas train` gives it by default, untrained, as a folder to load."""
-    settings: dict[str, Any] = {"data": {"size": (side, side)}, "network": {"width": 32, "z_dim": 128}}
-    config = make_config("noise", **settings)
+    network = {"width": width_for((side, side), MANY, device), "z_dim": FAMILIES["style"].z_dim}
+    config = make_config("noise", data={"size": (side, side)}, network=network)
     torch.manual_seed(0)
-    network = build_generator(config.network, (side, side), channels, 0)
+    built = build_generator(config.network, (side, side), channels)
     about = {
         "config": config.model_dump(mode="json"), "channels": channels, "classes": [], "size": [side, side],
         "seen_images": 0,
     }  # fmt: skip
-    Generator(network, about, "cpu").save(folder)
+    Generator(built, about, "cpu").save(folder)
 
 
 def plain_images(network: Any, count: int, device: str) -> list[Any]:
@@ -125,9 +129,12 @@ def main() -> None:
         parser.error(f"--count must be a multiple of {PLAIN_BATCH}, --rounds at least 1")
     load, root = os.getloadavg()[0], Path(tempfile.mkdtemp())
     try:
-        write_model(asked.side, asked.channels, root / "model")
+        machine = choose_machine(asked.device)
+        write_model(asked.side, asked.channels, machine.device, root / "model")
         (root / "files").mkdir()
         taken = take_rounds(ways(root / "model", asked.count, asked.device, root / "files"), asked.count, asked.rounds)
+    except SettingError as error:
+        parser.error(str(error))
     finally:
         shutil.rmtree(root)
     table = Table(title=f"Images per second, {asked.side}×{asked.side}×{asked.channels}; load before {load:.1f}")

@@ -159,12 +159,12 @@ def tutorial(task: Task) -> dict[str, Any]:
 
 def rival(name: str, task: Task) -> dict[str, Any]:
     """One of rivals.py, in a process that ganvas.runtime has set up as it does for ganvas itself."""
-    from ganvas.runtime import choose_machine  # sets the process up, so it comes before torch
+    from ganvas.runtime import choose_machine, one_thread  # sets the process up, so it comes before torch
 
     # isort: split
     import torch
 
-    from rivals import Loop, gflop_per_image, one_thread
+    from rivals import Loop, gflop_per_image
     from train_worker import describe_machine
 
     machine = choose_machine(task.device, None, task.threads)

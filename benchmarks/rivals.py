@@ -27,6 +27,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ganvas.runtime import one_thread
 from ganvas.training.ema import half_life, update_average
 from ganvas.training.step import update
 from rival_networks import LadaCritic, LadaGenerator, R3Critic, R3Generator, Style2Critic, Style2Generator
@@ -193,12 +194,6 @@ class Loop:
         network, optimiser = (self.generator, self.critic)[player], self.optimisers[player]
         update(optimiser, list(network.parameters()), [list(found) for found in gradients])
         return torch.stack(losses).mean(), [list(part) for part in zip(*kept, strict=True)]
-
-
-def one_thread() -> None:
-    """A share's operations are not cut up further; subnormal numbers are zero, which is set thread by thread."""
-    torch.set_num_threads(1)
-    torch.set_flush_denormal(True)
 
 
 def gflop_per_image(loop: Loop, real: Tensor, z: Tensor) -> float:

@@ -153,7 +153,7 @@ def show(result: dict[str, Any]) -> None:
 
     console, machine = Console(), result["machine"]
     if not console.is_terminal:
-        console.width = 120  # in a file or a log there is no window to fit
+        console.width = 140  # in a file or a log there is no window to fit
     flags = [name for name in ("amx_bf16", "avx512_bf16") if machine[name]] or ["no bf16 instructions"]
     console.print(
         f"{machine['cpu']}, {machine['cores']} cores, {', '.join(flags)}; GPU: {machine['gpu'] or 'none'}; "

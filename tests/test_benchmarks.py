@@ -19,6 +19,7 @@ from ganvas.training.step import play
 from ganvas.training.team import Team
 
 BATCH = 8
+TURNS = {"slow": 2.0, "fast": 0.5}  # seconds
 
 
 def load_tutorial() -> ModuleType:
@@ -118,3 +119,26 @@ def test_a_step_of_both_loops_teaches_the_same() -> None:
         for a, b in zip(mine, theirs, strict=True):
             b = live(b, a)
             assert (a - b).norm() < 0.02 * b.norm()
+
+
+def test_generation_counts_the_images_that_each_way_makes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every way makes as many as it is timed for, of the size asked for; speeds are by the clock."""
+    monkeypatch.syspath_prepend(str(Path(__file__).resolve().parents[1] / "benchmarks"))
+    generation = importlib.import_module("generation")
+    generation.write_model(32, 1, "cpu", tmp_path / "model")
+    model = generation.Generator.load(tmp_path / "model")
+    made = generation.plain_images(model.network, 128, "cpu")
+    assert sum(map(len, made)) == 128 == len(model.sample(range(128)))
+    assert made[0].shape[1:] == (32, 32, 1) == model.sample([0]).shape[1:]
+    (tmp_path / "files").mkdir()
+    to_time = generation.ways(tmp_path / "model", 64, "cpu", tmp_path / "files")
+    for way in to_time["files"].values():
+        way()
+        pictures = list((tmp_path / "files").iterdir())
+        assert len(pictures) == 64
+        for path in pictures:
+            path.unlink()
+    clock = [0.0]  # one that only the ways move: no time of this machine is asserted
+    monkeypatch.setattr(generation.time, "perf_counter", lambda: clock[0])
+    ways = {name: lambda seconds=seconds: clock.append(clock.pop() + seconds) for name, seconds in TURNS.items()}
+    assert generation.take_rounds({"memory": ways}, 64, rounds=2)["memory"] == {"slow": [32, 32], "fast": [128, 128]}

@@ -8,6 +8,7 @@ import shutil
 import time
 import warnings
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +75,20 @@ def test_streaming_reads_seeds_only_as_it_goes(generator: Generator) -> None:
         seeds, images = next(stream)
         assert len(seeds) == len(images) == BATCH["cpu"]
         assert len(taken) <= (step + usable_cores()) * BATCH["cpu"], "at most a batch ahead for each core"
+
+
+def test_images_do_not_depend_on_the_number_of_cores(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor on whether a stream was read to its end; and a caller's threads stay as many as they were."""
+    model, before = Generator.load(trained), torch.get_num_threads()
+    made = {}
+    for cores in (1, 2, 5):
+        monkeypatch.setattr("ganvas.generator.usable_cores", lambda cores=cores: cores)
+        next(model.stream(range(10 * BATCH["cpu"])))
+        made[cores] = model.sample(range(3 * BATCH["cpu"] + 1)).tobytes()
+    assert made[1] == made[2] == made[5]
+    assert torch.get_num_threads() == before
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(torch.get_num_threads).result() == before, "threads that begin later too"
 
 
 def test_truncation_pulls_every_image_towards_the_mean(generator: Generator) -> None:

@@ -27,7 +27,7 @@ from ganvas.errors import CheckpointError, SettingError, did_you_mean
 from ganvas.images import Provenance
 from ganvas.latents import label_of, latents
 from ganvas.networks import FAMILIES, build_generator
-from ganvas.runtime import choose_machine, usable_cores
+from ganvas.runtime import choose_machine, one_thread, usable_cores
 
 MEAN_OF = 16_384  # latents that the mean for truncation is taken of: always the same ones
 # Images are always computed in batches of this many, the last one filled up: convolution libraries pick other kernels,
@@ -129,7 +129,7 @@ class Generator:
 
         # Cores of a CPU work on batches of their own: sharing each operation, they would wait for each other after it.
         threads = torch.get_num_threads()
-        with ThreadPoolExecutor(workers, "ganvas", initializer=_alone if self.device == "cpu" else None) as pool:
+        with ThreadPoolExecutor(workers, "ganvas", initializer=one_thread if self.device == "cpu" else None) as pool:
             try:
                 waiting: deque[Future[tuple[list[int], np.ndarray]]] = deque()
                 while batch := list(islice(queue, size)):
@@ -139,7 +139,7 @@ class Generator:
                 while waiting:
                     yield waiting.popleft().result()
             finally:
-                torch.set_num_threads(threads)  # which threads to come begin with; _alone changed it
+                torch.set_num_threads(threads)  # which threads to come begin with; one_thread changed it
 
     @torch.inference_mode()
     def images(self, seeds: list[int], truncation: float = 1.0, label: int | None = None) -> Tensor:
@@ -185,12 +185,6 @@ def expected(state: Mapping[str, Any]) -> dict[str, Expected]:
         reason = (str(error).splitlines() or ["a setting is missing"])[0][:120]
         raise ValueError(f"is not a generator of this ganvas ({reason})") from None
     return {"generator": {name: (tuple(one.shape), one.dtype) for name, one in network.state_dict().items()}}
-
-
-def _alone() -> None:
-    """Set a thread up to compute every operation by itself, as the process does: subnormal numbers are zero."""
-    torch.set_num_threads(1)
-    torch.set_flush_denormal(True)
 
 
 def _build(state: Mapping[str, Any], dtype: torch.dtype) -> nn.Module:

@@ -92,6 +92,17 @@ def choose_machine(device: str | None = None, precision: str | None = None, thre
     return Machine(device, torch.bfloat16 if use_bf16 else torch.float32, threads, why)
 
 
+def one_thread() -> None:
+    """Set the calling thread up to compute each operation by itself, where several threads share out batches.
+
+    As `choose_machine` does for the process, subnormal numbers are zero, which is set thread by thread.
+    """
+    import torch
+
+    torch.set_num_threads(1)
+    torch.set_flush_denormal(True)
+
+
 def decide_bf16(device: str) -> tuple[bool, str]:
     """Whether bf16 convolutions are faster here, and the reason in words; read off the hardware, never assumed.
 

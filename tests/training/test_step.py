@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from ganvas.networks import dcgan, style
 from ganvas.objectives import ADVERSARIAL, adversarial, penalty
 from ganvas.training.players import Players
-from ganvas.training.step import Losses, draw_latents, play, to_tensor, update
+from ganvas.training.step import Losses, draw_latents, judge_both, play, to_tensor, update
 from ganvas.training.team import Team
 
 RATE = 0.1
@@ -297,3 +297,21 @@ def test_a_penalised_step_of_the_style_critic_is_that_of_adam_without_fusing(kin
         moved.append(list(networks[1].parameters()))
     for one, other in zip(*moved, strict=True):
         assert torch.allclose(one, other, atol=1e-4)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("classes", [0, 2])
+def test_reals_and_fakes_are_judged_together_as_they_are_apart(classes: int) -> None:
+    """In one pass or in two, each set gets its own verdicts: which is which, with its labels and its own statistics."""
+    torch.manual_seed(0)
+    critic = style.Discriminator((32, 32), 3, 8, classes)
+    real, fake = torch.rand(4, 3, 32, 32), torch.rand(4, 3, 32, 32) - 1
+    label = (torch.tensor([0, 1, 1, 0]),) if classes else ()
+    apart = critic(real, *label), critic(fake, *label)
+    calls: list[int] = []
+    critic.register_forward_hook(lambda module, given, answer: calls.append(len(given[0])))
+    together = judge_both(critic, real, fake, *label)
+    assert calls == [8], "one pass over both"
+    for one, other in zip(together, apart, strict=True):
+        assert torch.allclose(one, other, atol=1e-5)
+    assert not torch.allclose(*together, atol=1e-3)

@@ -81,19 +81,18 @@ def play(
             draws = torch.Generator().manual_seed(seed + AUGMENT_STREAM + member)
             real, fake = augment(real, augmentation, draws), augment(fake, augmentation, draws)
         seen = fake.detach()
+        smoothness = torch.zeros((), device=real.device)
         if penalty is None:
             real_logits, fake_logits = judge_both(discriminator, real, seen, *label)
         else:
             if penalty.needs_image_grad:
                 real, seen = real.requires_grad_(True), seen.requires_grad_(True)
             real_logits, fake_logits = discriminator(real, *label), discriminator(seen, *label)
-        loss = objective.critic_loss(real_logits, fake_logits)
-        smoothness = torch.zeros((), device=real.device)
-        if penalty is not None:
             random = torch.Generator(real.device).manual_seed(seed + PENALTY_STREAM + member)
             smoothness = penalty(
                 lambda images: discriminator(images, *label), real, seen, real_logits, fake_logits, random
             )
+        loss = objective.critic_loss(real_logits, fake_logits)
         gradients = torch.autograd.grad(loss + penalty_weight * smoothness, discriminator_weights)
         share = Share(fake, label, loss.detach(), smoothness.detach(), real_logits.detach(), fake_logits.detach())
         return share, list(gradients)
