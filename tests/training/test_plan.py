@@ -100,10 +100,10 @@ def test_classes_need_a_network_that_learns_them(labelled: Dataset) -> None:
 def test_the_penalty_is_weighed_by_what_it_sums_over() -> None:
     """R1 and R2 sum over pixels, so their weight grows with them; wgan-gp has its paper's 10 at any size."""
     for name in ("r1", "r2", "r1+r2", "finite-difference"):
-        small, large = default_gamma(name, 64 * 64, 3), default_gamma(name, 256 * 256, 3)
+        small, large = default_gamma(name, 64 * 64), default_gamma(name, 256 * 256)
         assert small and large and 0 < small < large
-    assert default_gamma("wgan-gp", 1, 1) == default_gamma("wgan-gp", 10**6, 3) == 10.0
-    assert default_gamma("none", 64 * 64, 3) is None
+    assert default_gamma("wgan-gp", 1) == default_gamma("wgan-gp", 10**6) == 10.0
+    assert default_gamma("none", 64 * 64) is None
     assert default_interval("wgan-gp") == 1
 
 

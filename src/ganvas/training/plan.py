@@ -69,7 +69,7 @@ def derive(config: RunConfig, dataset: Dataset, machine: Machine) -> Plan:
     objective = fill(
         config.objective,
         reasons,
-        gamma=(default_gamma(kind, height * width, channels), "by pixels, which a slope is summed over, and colour"),
+        gamma=(default_gamma(kind, height * width), "by pixels, which a slope is summed over"),
         penalty_every=(default_interval(kind), "steps from one penalty to the next, which weighs so many times more"),
     )
     penalty(kind, gamma=objective.gamma)
@@ -131,7 +131,7 @@ def default_rate(network: str) -> float:
 
 def default_decay(network: str) -> int:
     """Images after which the learning rate falls as 1/√images (docs/recipe.md); `dcgan` keeps its rate."""
-    return 20_000 if network == "style" else 0
+    return 200_000 if network == "style" else 0
 
 
 def default_augmentation(pictures: int) -> float:
@@ -139,14 +139,14 @@ def default_augmentation(pictures: int) -> float:
     return 0.5 if pictures < 1_000 else 0.2 if pictures < 3_000 else 0.0
 
 
-def default_gamma(name: str, pixels: int, channels: int) -> float | None:
-    """Weight of the penalty: 10 for wgan-gp (Gulrajani et al. 2017), else in proportion to the pixels.
+def default_gamma(name: str, pixels: int) -> float | None:
+    """Weight of the penalty: 10 for wgan-gp (Gulrajani et al. 2017), else 1 at 64×64, in proportion to the pixels.
 
-    At 64×64 it is 0.2 for grey and 1 for colour. The slope that it weighs is summed over pixels; docs/recipe.md.
+    The slope that it weighs is summed over pixels; docs/recipe.md.
     """
     if name == "none":
         return None
-    return 10.0 if name == "wgan-gp" else round((0.2 if channels == 1 else 1.0) * pixels / 64**2, 4)
+    return 10.0 if name == "wgan-gp" else round(pixels / 64**2, 4)
 
 
 def default_interval(name: str) -> int:
@@ -214,7 +214,8 @@ def measure(plan: Plan, steps: int = 6) -> Cost:
     def step(with_penalty: bool, team: Team) -> None:
         latents = draw_latents(prior, batch, z_dim, random, machine.device)
         real = to_tensor(pixels, machine.device)
-        play(players, real, latents, labels, objective, smooth if with_penalty else None, 1.0, 0, team)
+        now = smooth if with_penalty else None
+        play(players, real, latents, labels, objective, now, 1.0, 0, team, config.training.augment or 0.0)
 
     def count(function: Callable[[], object]) -> float:
         with Operations() as counter:
