@@ -21,7 +21,7 @@ from cyclopts import (
 from pydantic import BaseModel, ValidationError
 from rich.console import Console
 
-from ganvas import __version__
+from ganvas import __version__, runtime
 from ganvas.config import (
     OFTEN,
     DataSettings,
@@ -334,10 +334,10 @@ def run(arguments: list[str]) -> int:
     try:
         answer = app(arguments, exit_on_error=False, print_error=False, result_action="return_value")
         return answer if isinstance(answer, int) else 0
-    except ValidationError as error:
-        return refuse(describe(error))
-    except CycloptsError as error:
-        return refuse(explain(error))
+    except (ValidationError, CycloptsError) as error:
+        if runtime.rank():
+            return 2  # the first process has the same words before it, and says so
+        return refuse(describe(error) if isinstance(error, ValidationError) else explain(error))
     except GanvasError as error:
         return refuse(str(error), error.exit_code)
     except KeyboardInterrupt:
@@ -384,7 +384,9 @@ def shorten(text: str, limit: int = 200) -> str:
 
 
 def refuse(line: str, code: int = 2) -> int:
-    """Print one line about what went wrong."""
+    """Print one line about what went wrong; of several processes of one run, all but the first say which they are."""
+    if runtime.rank():
+        line = f"process {runtime.rank()}: {line}"
     Console(stderr=True, highlight=False, markup=False).print(f"ganvas: {line}", soft_wrap=True)
     return code
 

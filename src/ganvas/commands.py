@@ -28,7 +28,8 @@ from ganvas.generator import Generator
 from ganvas.latents import MAX_SEED, parse_seeds
 from ganvas.networks import FAMILIES, build, width_for
 from ganvas.networks.summary import summarise, table
-from ganvas.training.loop import find, make_plan, open_pictures, train_on
+from ganvas.runtime import rank
+from ganvas.training.loop import Watcher, find, make_plan, open_pictures, train_on
 from ganvas.training.plan import describe_budget, images_budget, measure
 
 MAX_CLASSES = 100_000
@@ -37,6 +38,9 @@ Given = dict[str, dict[str, Any]]
 
 def train_run(asked: RunConfig, to: Path | None, given: Given) -> int:
     """Train, or go on; exit code 0, or 128 + the signal that interrupted."""
+    if rank():  # the first process of the run tells
+        train_on(*find(asked.source, to, asked, given, lambda line: None), asked, given, Watcher())
+        return 0
     source, folder = find(asked.source, to, asked, given, tell)
     with TrainingLine() as line:
         run = train_on(source, folder, asked, given, line, proxy_for)

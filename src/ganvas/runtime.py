@@ -57,6 +57,21 @@ def usable_cores() -> int:
     return cores if quota == "max" else max(1, min(cores, round(int(quota) / int(period))))
 
 
+def started_by_torchrun() -> bool:
+    """Whether this is one of the processes that `torchrun`, or something like it, started for one run."""
+    return all(name in os.environ for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"))
+
+
+def rank() -> int:
+    """Which of the processes of a run this is, from 0: the first leads."""
+    return int(os.environ["RANK"]) if started_by_torchrun() else 0
+
+
+def processes_here() -> int:
+    """How many processes of the run share this machine, this one included."""
+    return max(1, int(os.environ.get("LOCAL_WORLD_SIZE", "1"))) if started_by_torchrun() else 1
+
+
 @dataclass(frozen=True)
 class Machine:
     """Where the networks run and in what precision: the answers of `choose_machine`."""
@@ -70,6 +85,8 @@ class Machine:
 def choose_machine(device: str | None = None, precision: str | None = None, threads: int | None = None) -> Machine:
     """Pick device, precision and threads, and set torch up for them. `None` means: find out.
 
+    Several processes of one run on this machine share its cores, and have a GPU each where there are enough.
+
     On a CPU subnormal numbers are flushed to zero (they cost a hundred cycles each and mean nothing here). Raises
     SettingError for a device that this machine or this build of torch does not have.
     """
@@ -81,10 +98,12 @@ def choose_machine(device: str | None = None, precision: str | None = None, thre
         raise SettingError(
             f"device '{device}' is not available to this torch ({torch.__version__}); leave --device out"
         )
-    threads = threads or usable_cores()
+    threads = threads or max(1, usable_cores() // processes_here())
     torch.set_num_threads(threads)
     torch.set_flush_denormal(True)
     if device == "cuda":
+        if started_by_torchrun():
+            torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
         torch.backends.cudnn.benchmark = True
     if precision:
         return Machine(device, torch.bfloat16 if precision == "bf16" else torch.float32, threads, "as asked")

@@ -277,7 +277,7 @@ def test_the_layout_of_a_gradient_in_memory_does_not_matter(members: int) -> Non
         weight = nn.Parameter(start.clone().contiguous(memory_format=torch.channels_last))
         adam = torch.optim.Adam([weight], lr=RATE, betas=(0.0, 0.99), fused=True)
         gradients = [[gradient.clone().contiguous(memory_format=layout)] for _ in range(members)]
-        assert update(adam, [weight], gradients)
+        assert update(adam, [weight], Team(members, 1).average(gradients))
         moved.append(weight.detach().clone())
     assert torch.equal(*moved)
     assert torch.allclose(moved[0] - start, -RATE * gradient.sign(), atol=1e-4), "Adam's first step is a sign's"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import warnings
 from collections.abc import Callable, Sequence
@@ -14,21 +15,19 @@ import torch
 
 from ganvas.checkpoint import clean, lock
 from ganvas.config import DataSettings, RunConfig, group_settings, make_config
-from ganvas.data.batches import Batches, gather
 from ganvas.data.cache import Dataset, prepare
 from ganvas.data.source import Source
-from ganvas.errors import TrainingError
+from ganvas.errors import DataError, TrainingError
 from ganvas.named import resolve
-from ganvas.networks import FAMILIES
-from ganvas.objectives import adversarial, penalty
 from ganvas.runtime import choose_machine
 from ganvas.training import samples
 from ganvas.training.augment import MOST
-from ganvas.training.ema import half_life, update_average
+from ganvas.training.crew import ALONE, OVER, Crew, joined
+from ganvas.training.game import Game, Turn
 from ganvas.training.log import Log, Tick
 from ganvas.training.monitor import CHECK_IMAGES, Care, Finding
 from ganvas.training.plan import Plan, derive, images_budget
-from ganvas.training.players import make_players
+from ganvas.training.players import Players, make_players
 from ganvas.training.run import (
     Interruption,
     Moment,
@@ -44,10 +43,11 @@ from ganvas.training.run import (
     stored_config,
 )
 from ganvas.training.scoring import Metric, Scorer
-from ganvas.training.step import Losses, draw_latents, play, to_tensor
+from ganvas.training.step import Losses, draw_latents
 from ganvas.training.team import Team
 from ganvas.training.vitals import IMAGES, CheckUp, Vitals
 
+WEIGHTS = b"weights"  # to other processes: they follow
 LOG_STEPS = 25  # steps from one row of metrics to the next
 
 
@@ -151,25 +151,32 @@ def train_on(
     scored_by: Callable[[RunConfig], Metric | None] = lambda config: None,
 ) -> Run:
     """Train into the run `folder`; `asked` is the configuration for a new run, `given` what the user wrote of it."""
-    stored = stored_config(folder)
-    config = asked if stored is None else going_on(stored, given, folder, asked.preset)
-    metric = scored_by(config)  # first: it says what is wrong with its name
-    plan, dataset = make_plan(source, folder, config, watcher)
-    folder.mkdir(parents=True, exist_ok=True)
-    with lock(folder):
-        clean(folder)
-        return play_on(folder, plan, dataset, watcher, metric)
+    with joined() as crew:
+        if crew.rank:
+            return follow(source, folder, crew)
+        stored = stored_config(folder)
+        config = asked if stored is None else going_on(stored, given, folder, asked.preset)
+        metric = scored_by(config)  # first: it says what is wrong with its name
+        plan, dataset = make_plan(source, folder, config, watcher, crew)
+        folder.mkdir(parents=True, exist_ok=True)
+        with lock(folder):
+            clean(folder)
+            return play_on(folder, plan, dataset, watcher, metric, crew)
 
 
-def make_plan(source: Source, folder: Path, config: RunConfig, watcher: Watcher) -> tuple[Plan, Dataset]:
+def make_plan(
+    source: Source, folder: Path, config: RunConfig, watcher: Watcher, crew: Crew = ALONE
+) -> tuple[Plan, Dataset]:
     """Prepare the pictures, look at the machine, settle every setting. Prepared pictures are cached beside the run."""
     settings = config.training
     machine = choose_machine(settings.device, settings.precision, settings.threads)
     dataset = prepare(source, config.data, folder.parent / ".cache", progress=watcher.preparing)
-    return derive(config, dataset, machine), dataset
+    return derive(config, dataset, machine, crew.size), dataset
 
 
-def play_on(folder: Path, plan: Plan, dataset: Dataset, watcher: Watcher, metric: Metric | None = None) -> Run:
+def play_on(
+    folder: Path, plan: Plan, dataset: Dataset, watcher: Watcher, metric: Metric | None = None, crew: Crew = ALONE
+) -> Run:
     """The loop. Everything random in a step follows from the seed and the images seen, so a resume is exact."""
     config, machine, settings = plan.config, plan.machine, plan.config.training
     batch, rate, every = settings.batch, settings.learning_rate, config.objective.penalty_every
@@ -178,11 +185,8 @@ def play_on(folder: Path, plan: Plan, dataset: Dataset, watcher: Watcher, metric
     players = make_players(config, plan.channels, len(plan.classes), machine)
     position = resume(folder, plan, dataset, players)
     begin(folder, plan, dataset)
-    objective = adversarial(config.objective.objective)
-    smooth = penalty(config.objective.penalty, gamma=config.objective.gamma)
-    prior = FAMILIES[config.network.network].prior
-    batches = Batches(len(dataset.train), batch, settings.seed, bool(config.data.flip))
-    labels = torch.from_numpy(dataset.labels[dataset.train]) if dataset.labels is not None and plan.classes else None
+    crew.say(json.dumps({"config": config.model_dump(mode="json"), "pictures": dataset.digest}).encode())
+    share_out(players, crew)
     limit = images_budget(config, len(dataset.train))
 
     samples.drop_after(folder, position.seen_images)
@@ -201,6 +205,7 @@ def play_on(folder: Path, plan: Plan, dataset: Dataset, watcher: Watcher, metric
         watcher.finding(finding, monitor.care)
         if finding.action == "roll back":
             go_back(folder, plan, dataset, players, position)
+            share_out(players, crew)
             log.go_back(position.seen_images)
             samples.drop_after(folder, position.seen_images)
         log.finding(position.seen_images, position.seconds, finding, vitals)
@@ -211,11 +216,12 @@ def play_on(folder: Path, plan: Plan, dataset: Dataset, watcher: Watcher, metric
                 "or a higher --gamma"
             )
 
-    with Interruption() as interruption, Team(settings.shares or 1, machine.threads) as team:
+    with Interruption() as interruption, Team(settings.shares or 1, machine.threads, crew) as team:
+        game = Game(plan, dataset, players, team)
         progress = budget_used(position.moment(), settings.minutes, limit)
         scorer = Scorer(metric, folder, dataset, sample, team.resting, watcher.note, progress)
         count = min(IMAGES, len(dataset.train))
-        look = draw_latents(prior, count, config.network.z_dim, torch.Generator().manual_seed(0), machine.device)
+        look = draw_latents(game.prior, count, config.network.z_dim, torch.Generator().manual_seed(0), machine.device)
         check_up, check_steps = CheckUp(dataset, look, len(plan.classes)), max(1, CHECK_IMAGES // batch)
         while True:
             position.seconds = stopwatch.seconds()
@@ -244,27 +250,18 @@ def play_on(folder: Path, plan: Plan, dataset: Dataset, watcher: Watcher, metric
 
             # One step. The learning rate is constant, falls slowly, and then to zero as the budget runs out.
             falling = annealed(progress, settings.anneal) * decayed(position.seen_images, settings.decay_images or 0)
-            now = rate * falling * monitor.care.rate
-            players.set_learning_rate(now, monitor.care.critic_rate)
             step = position.seen_images // batch
-            seed = (seed_after(monitor, plan) << 31) ^ position.seen_images
-            random = torch.Generator().manual_seed(seed)
-            indices, flips = batches.take(position.seen_images, batch)
-            losses = play(
-                players,
-                to_tensor(gather(dataset, indices, flips), machine.device),
-                draw_latents(prior, batch, config.network.z_dim, random, machine.device),
-                labels[indices].to(machine.device) if labels is not None else None,
-                objective,
-                smooth if step % every == 0 else None,
-                every * monitor.care.penalty,
-                seed,
-                team,
-                min(MOST, (settings.augment or 0.0) + monitor.care.augmentation),
+            turn = Turn(
+                position.seen_images,
+                seed=(seed_after(monitor, plan) << 31) ^ position.seen_images,
+                rate=rate * falling * monitor.care.rate,
+                critic_rate=monitor.care.critic_rate,
+                penalty=every * monitor.care.penalty if step % every == 0 else 0.0,
+                augmentation=min(MOST, (settings.augment or 0.0) + monitor.care.augmentation),
             )
+            crew.say(turn.message())
+            losses = game.step(turn)
             position.seen_images += batch
-            halving = half_life(batch, position.seen_images, settings.ema_images)
-            update_average(players.average, players.generator, batch, halving)
 
             # Look after it: judge how it is, and save it while it is sound.
             finding = monitor.after_step(losses.finite)
@@ -282,7 +279,7 @@ def play_on(folder: Path, plan: Plan, dataset: Dataset, watcher: Watcher, metric
 
             # Tell, and carry out what the monitor asks for.
             if (step + 1) % LOG_STEPS == 0 and losses.finite:
-                tick = make_tick(position, last_logged, progress, now, losses)
+                tick = make_tick(position, last_logged, progress, turn.rate, losses)
                 last_logged = position.moment()
                 log.write(tick)
                 watcher.tick(tick)
@@ -297,6 +294,35 @@ def play_on(folder: Path, plan: Plan, dataset: Dataset, watcher: Watcher, metric
     log.close()
     film = samples.make_film(folder)
     return Run(folder, position.seen_images, position.seconds, interruption.signal, film)
+
+
+def share_out(players: Players, crew: Crew) -> None:
+    """Give the other processes of the run what the first one holds: weights, averages, moments."""
+    crew.say(WEIGHTS)
+    crew.spread([tensor for part in players.tensors().values() for tensor in part.values()])
+
+
+def follow(source: Source, folder: Path, crew: Crew) -> Run:
+    """Be one of the other processes of a run: play the turns that the first one says, write and print nothing."""
+    seen_images = 0
+    with Interruption():  # the first process decides what a signal means for all
+        if (message := crew.hear()) == OVER:
+            return Run(folder, 0, 0.0)
+        told = json.loads(message)
+        plan, dataset = make_plan(source, folder, RunConfig.model_validate(told["config"]), Watcher(), crew)
+        if dataset.digest != told["pictures"]:
+            raise DataError(f"{dataset.name}: holds other pictures here than for process 0; bring the same ones here")
+        players = make_players(plan.config, plan.channels, len(plan.classes), plan.machine)
+        with Team(plan.config.training.shares or 1, plan.machine.threads, crew) as team:
+            game = Game(plan, dataset, players, team)
+            while (message := crew.hear()) != OVER:
+                if message == WEIGHTS:
+                    crew.spread([tensor for part in players.tensors().values() for tensor in part.values()])
+                else:
+                    turn = Turn.read(message)
+                    game.step(turn)
+                    seen_images = turn.seen_images + game.batch
+    return Run(folder, seen_images, 0.0)
 
 
 def budget_used(moment: Moment, minutes: float | None, images: int | None) -> float:

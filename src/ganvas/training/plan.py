@@ -40,8 +40,8 @@ class Plan:
     reasons: dict[str, str] = field(default_factory=dict)  # setting -> one line
 
 
-def derive(config: RunConfig, dataset: Dataset, machine: Machine) -> Plan:
-    """Fill in every setting that is None, from the pictures, the machine and the budget.
+def derive(config: RunConfig, dataset: Dataset, machine: Machine, processes: int = 1) -> Plan:
+    """Fill in every setting that is None, from the pictures, the machine, the budget, and how many processes train.
 
     Raises SettingError when the networks cannot make what is asked for, or when objective and penalty do not exist.
     """
@@ -85,8 +85,9 @@ def derive(config: RunConfig, dataset: Dataset, machine: Machine) -> Plan:
         ),
     )
     assert training.batch is not None
-    shares = training.shares or shares_for(training.batch, machine.threads, device, family.divisible)
-    check_shares(shares, training.batch, name, family.divisible)
+    each = shares_for(max(1, training.batch // processes), machine.threads, device, family.divisible)
+    shares = training.shares or processes * each
+    check_shares(shares, training.batch, name, family.divisible, processes)
     precision = "bf16" if machine.dtype == torch.bfloat16 else "fp32"
     found = {"shares": shares, "device": device, "precision": precision, "threads": machine.threads}
     if all(getattr(training, budget) is None for budget in BUDGETS):
@@ -104,14 +105,22 @@ def fill(group: Group, reasons: dict[str, str], **derived: tuple[Any, str]) -> G
     return group.model_copy(update={name: value for name, (value, _) in missing.items()})
 
 
-def check_shares(shares: int, batch: int, network: str, divisible: bool) -> None:
-    """Raise SettingError unless a batch can be cut into so many equal shares."""
+def check_shares(shares: int, batch: int, network: str, divisible: bool, processes: int = 1) -> None:
+    """Raise SettingError unless a batch can be cut into so many equal shares, and these dealt out to all processes."""
+    if processes > 1 and not divisible:
+        raise SettingError(f"{processes} processes: {network} normalises over the batch, which stays whole; start one")
     if shares > 1 and not divisible:
         raise SettingError(
             f"shares {shares}: {network} normalises over the batch, which stays whole; leave --shares out"
         )
     if batch % shares:
-        raise SettingError(f"shares {shares}: do not divide a batch of {batch}; leave --shares out")
+        another = "leave --shares out" if processes == 1 else f"give a --batch that {processes} divides"
+        raise SettingError(f"shares {shares}: do not divide a batch of {batch}; {another}")
+    if shares % processes:
+        raise SettingError(
+            f"{processes} processes: the {shares} shares of a batch cannot be dealt out to them evenly; "
+            f"start as many as divide {shares}, or begin another run with --to"
+        )
 
 
 def default_batch(network: str, device: str) -> int:

@@ -103,23 +103,21 @@ def play(
 
     # The discriminator: tell reals from fakes.
     extra = () if labels is None else (labels,)
-    shares, gradients = team.play(tell_apart, range(team.size), *map(team.split, (real, latents, *extra)))
-    finite = update(players.discriminator_optimiser, discriminator_weights, gradients)
+    shares, gradients = team.play(tell_apart, team.members, *map(team.split, (real, latents, *extra)))
+    finite = update(players.discriminator_optimiser, discriminator_weights, team.average(gradients))
 
     # The generator: be taken for real. The discriminator's own weights need no gradient now, a third of its work.
     discriminator.requires_grad_(False)
     losses, gradients = team.play(deceive, shares)
     discriminator.requires_grad_(True)
-    finite &= update(players.generator_optimiser, generator_weights, gradients)
+    finite &= update(players.generator_optimiser, generator_weights, team.average(gradients))
 
-    return Losses(
-        torch.stack([share.loss for share in shares]).mean(),
-        torch.stack(losses).mean(),
-        torch.stack([share.smoothness for share in shares]).mean(),
-        torch.cat([share.real_logits for share in shares]).mean(),
-        torch.cat([share.fake_logits for share in shares]).mean(),
-        finite,
-    )
+    told = [
+        [torch.stack([share.loss, loss, share.smoothness, share.real_logits.mean(), share.fake_logits.mean()])]
+        for share, loss in zip(shares, losses, strict=True)
+    ]
+    critic, other, smoothness, real_logit, fake_logit = team.average(told)[0].unbind()
+    return Losses(critic, other, smoothness, real_logit, fake_logit, finite)
 
 
 def judge_both(discriminator: nn.Module, real: Tensor, fake: Tensor, *label: Tensor) -> tuple[Tensor, Tensor]:
@@ -135,20 +133,15 @@ def judge_both(discriminator: nn.Module, real: Tensor, fake: Tensor, *label: Ten
     return real_logits, fake_logits
 
 
-def update(optimiser: torch.optim.Optimizer, weights: list[Tensor], gradients: list[list[Tensor]]) -> bool:
-    """Average the members' gradients, always in the same order, and take one step of the optimiser.
+def update(optimiser: torch.optim.Optimizer, weights: list[Tensor], gradients: list[Tensor]) -> bool:
+    """Take one step of the optimiser, and say so.
 
     Gradients that are not finite would poison weights and moments for good: then no step is taken, and the answer is
     false.
     """
-    total = gradients[0]
-    for others in gradients[1:]:
-        torch._foreach_add_(total, others)
-    if len(gradients) > 1:
-        torch._foreach_div_(total, float(len(gradients)))
-    if not torch.stack(torch._foreach_norm(total)).isfinite().all():
+    if not torch.stack(torch._foreach_norm(gradients)).isfinite().all():
         return False
-    for weight, gradient in zip(weights, total, strict=True):
+    for weight, gradient in zip(weights, gradients, strict=True):
         # A penalty's second differentiation returns some in another memory layout than their weights', and torch's
         # fused Adam walks the memory of both without a look at strides: it would move the wrong weights.
         weight.grad = gradient if gradient.stride() == weight.stride() else torch.empty_like(weight).copy_(gradient)

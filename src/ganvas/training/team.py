@@ -3,7 +3,7 @@
 The usual way, every operation cut up among all cores, makes them wait for each other after each of a step's thousands
 of operations: small ones gain little, and one core that another program holds up for a moment holds all of them up,
 which makes a busy machine ten times slower rather than a third. Shares meet twice a step. What a step computes depends
-on the number of shares and not on how many threads work on them.
+on the number of shares, not on how many threads or processes (`training.crew`) work on them.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from typing import TypeVar
 
 import torch
 from torch import Tensor
+
+from ganvas.training.crew import ALONE, Crew
 
 First = TypeVar("First")
 SMALLEST = 4  # images in a share: batch statistics of fewer say nothing
@@ -32,10 +34,16 @@ def shares_for(batch: int, threads: int, device: str, divisible: bool) -> int:
 
 
 class Team:
-    """`size` members, each with a thread of its own; one alone plays in the caller's. Enter it before `play`."""
+    """The members that play this process's part of the `shares` of a batch, one share each. Enter it before `play`.
 
-    def __init__(self, size: int, threads: int) -> None:
-        self.size = size
+    Each has a thread of its own; one alone plays in the caller's. `members` are their numbers among those of all
+    processes of the run.
+    """
+
+    def __init__(self, shares: int, threads: int, crew: Crew = ALONE) -> None:
+        self.shares, self.crew = shares, crew
+        self.size = shares // crew.size
+        self.members = range(crew.rank * self.size, (crew.rank + 1) * self.size)
         self._threads = threads
         self._pool: ThreadPoolExecutor | None = None
 
@@ -65,8 +73,8 @@ class Team:
             torch.set_num_threads(1 if self._pool is not None else self._threads)
 
     def split(self, batch: Tensor) -> Sequence[Tensor]:
-        """Cut `[B, ...]` into one tensor a member."""
-        return batch.chunk(self.size)
+        """Cut `[B, ...]` into one tensor a member; the parts of other processes are left out."""
+        return batch.chunk(self.shares)[self.members.start : self.members.stop]
 
     def play(
         self, function: Callable[..., tuple[First, list[Tensor]]], *arguments: Sequence[object]
@@ -75,3 +83,23 @@ class Team:
         run = map if self._pool is None else self._pool.map
         answers = list(run(function, *arguments))
         return [answer[0] for answer in answers], [answer[1] for answer in answers]
+
+    def average(self, gradients: list[list[Tensor]]) -> list[Tensor]:
+        """The mean over all shares, other processes' included, of each member's list of tensors.
+
+        They are added up in pairs, and these in pairs: the same sums, bit for bit, in one process or in several, where
+        each has a power of two of shares. What is given may be overwritten.
+        """
+        total = add_up(self.crew.gather(add_up(gradients)))
+        if self.shares > 1:
+            torch._foreach_div_(total, float(self.shares))
+        return total
+
+
+def add_up(lists: list[list[Tensor]]) -> list[Tensor]:
+    """The sum of lists of tensors, pair by pair, in the first's memory."""
+    while len(lists) > 1:
+        for one, other in zip(lists[::2], lists[1::2], strict=False):
+            torch._foreach_add_(one, other)
+        lists = lists[::2]
+    return lists[0]
