@@ -19,12 +19,14 @@ from ganvas.data.cache import Dataset, prepare
 from ganvas.data.source import Source
 from ganvas.errors import DataError, TrainingError
 from ganvas.named import resolve
+from ganvas.networks import FAMILIES
 from ganvas.runtime import choose_machine
 from ganvas.training import samples
 from ganvas.training.augment import MOST
 from ganvas.training.crew import ALONE, OVER, Crew, joined
 from ganvas.training.game import Game, Turn
 from ganvas.training.log import Log, Tick
+from ganvas.training.memory import exhaustion, fit
 from ganvas.training.monitor import CHECK_IMAGES, Care, Finding
 from ganvas.training.plan import Plan, derive, images_budget
 from ganvas.training.players import Players, make_players
@@ -171,7 +173,9 @@ def make_plan(
     settings = config.training
     machine = choose_machine(settings.device, settings.precision, settings.threads)
     dataset = prepare(source, config.data, folder.parent / ".cache", progress=watcher.preparing)
-    return derive(config, dataset, machine, crew.size), dataset
+    plan = derive(config, dataset, machine, crew.size)
+    may_cut = config.training.shares is None and FAMILIES[config.network.network].divisible
+    return fit(plan, may_cut, crew.size), dataset
 
 
 def play_on(
@@ -216,7 +220,7 @@ def play_on(
                 "or a higher --gamma"
             )
 
-    with Interruption() as interruption, Team(settings.shares or 1, machine.threads, crew) as team:
+    with Interruption() as interruption, Team(settings.shares or 1, machine.threads, crew, plan.at_once) as team:
         game = Game(plan, dataset, players, team)
         progress = budget_used(position.moment(), settings.minutes, limit)
         scorer = Scorer(metric, folder, dataset, sample, team.resting, watcher.note, progress)
@@ -260,7 +264,8 @@ def play_on(
                 augmentation=min(MOST, (settings.augment or 0.0) + monitor.care.augmentation),
             )
             crew.say(turn.message())
-            losses = game.step(turn)
+            with exhaustion():
+                losses = game.step(turn)
             position.seen_images += batch
 
             # Look after it: judge how it is, and save it while it is sound.
@@ -313,7 +318,7 @@ def follow(source: Source, folder: Path, crew: Crew) -> Run:
         if dataset.digest != told["pictures"]:
             raise DataError(f"{dataset.name}: holds other pictures here than for process 0; bring the same ones here")
         players = make_players(plan.config, plan.channels, len(plan.classes), plan.machine)
-        with Team(plan.config.training.shares or 1, plan.machine.threads, crew) as team:
+        with Team(plan.config.training.shares or 1, plan.machine.threads, crew, plan.at_once) as team:
             game = Game(plan, dataset, players, team)
             while (message := crew.hear()) != OVER:
                 if message == WEIGHTS:

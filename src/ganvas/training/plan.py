@@ -21,7 +21,7 @@ from ganvas.errors import SettingError
 from ganvas.networks import FAMILIES, check, width_for
 from ganvas.objectives import adversarial, penalty
 from ganvas.runtime import Machine
-from ganvas.training.players import make_players
+from ganvas.training.players import Players, make_players
 from ganvas.training.step import draw_latents, play, to_tensor
 from ganvas.training.team import Team, shares_for
 
@@ -38,6 +38,7 @@ class Plan:
     classes: tuple[str, ...]
     pictures: int  # that training sees
     reasons: dict[str, str] = field(default_factory=dict)  # setting -> one line
+    at_once: int | None = None  # shares of a batch in memory at the same time; None: all of this process's
 
 
 def derive(config: RunConfig, dataset: Dataset, machine: Machine, processes: int = 1) -> Plan:
@@ -205,46 +206,53 @@ class Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return answer
 
 
-def measure(plan: Plan, steps: int = 6) -> Cost:
-    """Count the operations of a step and time some steps on noise with throw-away networks; takes seconds."""
+def trial(plan: Plan) -> tuple[Players, Callable[[int, bool, Team], None]]:
+    """Throw-away players, and a step of theirs: on how many images of noise, with the penalty or without, by whom."""
     config, machine = plan.config, plan.machine
-    size, batch = config.data.size, config.training.batch
-    assert size is not None and batch is not None and config.objective.penalty_every is not None
+    assert config.data.size is not None and config.network.z_dim is not None
+    size, z_dim = config.data.size, config.network.z_dim
     players = make_players(config, plan.channels, len(plan.classes), machine)
     random = torch.Generator().manual_seed(0)
     objective = adversarial(config.objective.objective)
     smooth = penalty(config.objective.penalty, gamma=config.objective.gamma)
     prior = FAMILIES[config.network.network].prior
-    pixels = np.random.default_rng(0).integers(0, 256, (batch, *size, plan.channels), dtype=np.uint8)
-    z_dim: int = config.network.z_dim or 0
-    labels = torch.zeros(batch, dtype=torch.int64, device=machine.device) if plan.classes else None
-    extra = () if labels is None else (labels,)
 
-    def step(with_penalty: bool, team: Team) -> None:
-        latents = draw_latents(prior, batch, z_dim, random, machine.device)
-        real = to_tensor(pixels, machine.device)
+    def step(images: int, with_penalty: bool, team: Team) -> None:
+        pixels = np.random.default_rng(0).integers(0, 256, (images, *size, plan.channels), dtype=np.uint8)
+        real, latents = to_tensor(pixels, machine.device), draw_latents(prior, images, z_dim, random, machine.device)
+        labels = torch.zeros(images, dtype=torch.int64, device=machine.device) if plan.classes else None
         now = smooth if with_penalty else None
         play(players, real, latents, labels, objective, now, 1.0, 0, team, config.training.augment or 0.0)
+
+    return players, step
+
+
+def measure(plan: Plan, steps: int = 6) -> Cost:
+    """Count the operations of a step and time some steps on noise with throw-away networks; takes seconds."""
+    config, machine, batch = plan.config, plan.machine, plan.config.training.batch
+    assert config.data.size is not None and batch is not None and config.objective.penalty_every is not None
+    players, step = trial(plan)
 
     def count(function: Callable[[], object]) -> float:
         with Operations() as counter:
             function()
         return float(counter.total) / batch / 1e9
 
-    latents = draw_latents(prior, batch, z_dim, random, machine.device)
-    real = to_tensor(pixels, machine.device)
+    real = torch.zeros(batch, plan.channels, *config.data.size, device=machine.device)
+    latents = torch.zeros(batch, config.network.z_dim or 0, device=machine.device)
+    extra = (torch.zeros(batch, dtype=torch.int64, device=machine.device),) if plan.classes else ()
     with torch.no_grad():
         forward = count(lambda: players.generator(latents, *extra)), count(lambda: players.discriminator(real, *extra))
     alone = Team(1, machine.threads)  # operations are counted in the thread that asks
-    plain, penalised = count(lambda: step(False, alone)), count(lambda: step(True, alone))
+    plain, penalised = count(lambda: step(batch, False, alone)), count(lambda: step(batch, True, alone))
     share = 0.0 if config.objective.penalty == "none" else 1 / config.objective.penalty_every
     times = {}
-    with Team(config.training.shares or 1, machine.threads) as team:
+    with Team(config.training.shares or 1, machine.threads, at_once=plan.at_once) as team:
         for with_penalty in (False, True):
             taken = []
             for _ in range(max(2, steps // 2)):
                 start = time.perf_counter()
-                step(with_penalty, team)
+                step(batch, with_penalty, team)
                 if machine.device == "cuda":
                     torch.cuda.synchronize()
                 taken.append(time.perf_counter() - start)

@@ -20,8 +20,9 @@ PENALTY_STREAM, AUGMENT_STREAM = 1 << 62, 1 << 61
 class Share(NamedTuple):
     """What one member of the team keeps of its part of a batch between the two halves of a step."""
 
-    fake: Tensor  # [b, C, H, W], with its graph
-    label: tuple[Tensor, ...]
+    member: int
+    inputs: tuple[Tensor, ...]  # what the generator made the fakes of: latents [b, Z], and labels [b] with classes
+    fake: Tensor | None  # [b, C, H, W], with its graph, as the discriminator sees it; None: it is to be made again
     loss: Tensor
     smoothness: Tensor
     real_logits: Tensor  # [b]
@@ -68,19 +69,24 @@ def play(
     One batch of fakes serves both: the discriminator sees it cut off from the generator, then, one update wiser, judges
     it again with the gradient flowing through. A paired objective compares those verdicts with the logits that the
     reals had before the update, which saves a pass. `penalty` is None on steps that go without; `seed` is what it
-    draws from. Every member of the team plays on its share of the batch, and the gradients are averaged. The
-    discriminator sees everything through `augment`, with probability `augmentation`.
+    draws from. Every member of the team plays on its share of the batch, and the gradients are averaged; where members
+    take turns, fakes are made twice, rather than all kept with their graphs. The discriminator sees everything through
+    `augment`, with probability `augmentation`.
     """
     generator, discriminator = players.generator, players.discriminator
     generator_weights: list[Tensor] = list(generator.parameters())
     discriminator_weights: list[Tensor] = list(discriminator.parameters())
 
+    def see(images: Tensor, draws: int) -> Tensor:
+        """What the discriminator sees of `images`; the same `draws`, the same changes."""
+        if not augmentation:
+            return images
+        return augment(images, augmentation, torch.Generator().manual_seed(seed + AUGMENT_STREAM + draws))
+
     def tell_apart(member: int, real: Tensor, latents: Tensor, *label: Tensor) -> tuple[Share, list[Tensor]]:
-        fake = generator(latents, *label)
-        if augmentation:
-            draws = torch.Generator().manual_seed(seed + AUGMENT_STREAM + member)
-            real, fake = augment(real, augmentation, draws), augment(fake, augmentation, draws)
-        seen = fake.detach()
+        with torch.set_grad_enabled(not team.takes_turns):
+            fake = see(generator(latents, *label), 2 * member)
+        real, seen = see(real, 2 * member + 1), fake.detach()
         smoothness = torch.zeros((), device=real.device)
         if penalty is None:
             real_logits, fake_logits = judge_both(discriminator, real, seen, *label)
@@ -94,11 +100,13 @@ def play(
             )
         loss = objective.critic_loss(real_logits, fake_logits)
         gradients = torch.autograd.grad(loss + penalty_weight * smoothness, discriminator_weights)
-        share = Share(fake, label, loss.detach(), smoothness.detach(), real_logits.detach(), fake_logits.detach())
-        return share, list(gradients)
+        made = None if team.takes_turns else fake
+        told = (loss.detach(), smoothness.detach(), real_logits.detach(), fake_logits.detach())
+        return Share(member, (latents, *label), made, *told), list(gradients)
 
     def deceive(share: Share) -> tuple[Tensor, list[Tensor]]:
-        loss = objective.generator_loss(share.real_logits, discriminator(share.fake, *share.label))
+        fake = share.fake if share.fake is not None else see(generator(*share.inputs), 2 * share.member)
+        loss = objective.generator_loss(share.real_logits, discriminator(fake, *share.inputs[1:]))
         return loss.detach(), list(torch.autograd.grad(loss, generator_weights))
 
     # The discriminator: tell reals from fakes.

@@ -36,22 +36,25 @@ def shares_for(batch: int, threads: int, device: str, divisible: bool) -> int:
 class Team:
     """The members that play this process's part of the `shares` of a batch, one share each. Enter it before `play`.
 
-    Each has a thread of its own; one alone plays in the caller's. `members` are their numbers among those of all
-    processes of the run.
+    `at_once` of them are at work at the same time, by default all, each in a thread of its own; one alone plays in the
+    caller's. `members` are their numbers among those of all processes of the run.
     """
 
-    def __init__(self, shares: int, threads: int, crew: Crew = ALONE) -> None:
+    def __init__(self, shares: int, threads: int, crew: Crew = ALONE, at_once: int | None = None) -> None:
         self.shares, self.crew = shares, crew
         self.size = shares // crew.size
         self.members = range(crew.rank * self.size, (crew.rank + 1) * self.size)
+        self.at_once = min(at_once or self.size, self.size)
         self._threads = threads
         self._pool: ThreadPoolExecutor | None = None
 
     def __enter__(self) -> Team:
-        if self.size > 1:
+        if self.at_once > 1:
             # An operation is not cut up further: the members are the parallelism.
             torch.set_num_threads(1)
-            self._pool = ThreadPoolExecutor(self.size, "ganvas", initializer=torch.set_flush_denormal, initargs=(True,))
+            self._pool = ThreadPoolExecutor(
+                self.at_once, "ganvas", initializer=torch.set_flush_denormal, initargs=(True,)
+            )
         else:
             torch.set_num_threads(self._threads)
         return self
@@ -71,6 +74,11 @@ class Team:
             yield
         finally:
             torch.set_num_threads(1 if self._pool is not None else self._threads)
+
+    @property
+    def takes_turns(self) -> bool:
+        """Whether some wait while others work: what a member need not keep meanwhile, it should not."""
+        return self.at_once < self.size
 
     def split(self, batch: Tensor) -> Sequence[Tensor]:
         """Cut `[B, ...]` into one tensor a member; the parts of other processes are left out."""

@@ -1,0 +1,197 @@
+"""Memory: what a step takes is found before the first, fewer shares at once change no bit, too little is one line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from ganvas.cli import run
+from ganvas.config import make_config
+from ganvas.data.cache import Dataset, prepare
+from ganvas.data.source import open_source
+from ganvas.errors import SettingError, TrainingError
+from ganvas.objectives import adversarial, penalty
+from ganvas.runtime import Machine
+from ganvas.training import memory
+from ganvas.training.memory import BASE_BYTES, Held, Need, exhaustion, fit, free_bytes, measure_need
+from ganvas.training.plan import Plan, derive, trial
+from ganvas.training.players import make_players
+from ganvas.training.step import play
+from ganvas.training.team import Team
+
+KIB = 1024
+SMALL = {"network": {"width": 8, "z_dim": 8}, "training": {"batch": 16, "minutes": 1.0}}
+
+
+@pytest.fixture(scope="module")
+def dataset(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    return prepare(open_source(pictures), make_config("x", data={"size": 32}).data, tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture
+def plan(dataset: Dataset) -> Plan:
+    machine = Machine("cpu", torch.float32, 2, "for a test")
+    return derive(make_config("x", data={"size": 32}, **SMALL), dataset, machine)
+
+
+def test_bytes_are_counted_while_they_live() -> None:
+    with Held() as held:
+        one = torch.zeros(1000)
+        view = one[:10] + 0  # a view is no memory of its own, the sum is
+        assert held.now == 4000 + 40
+        two = torch.zeros(500, dtype=torch.float64)
+        assert held.peak == held.now == 8040
+        del one, two
+        assert held.now == 40
+        torch.zeros(100)
+    assert held.peak == 8040 and len(view) == 10
+
+
+def test_what_a_step_takes_follows_from_a_trial_on_a_few_images(plan: Plan) -> None:
+    need = measure_need(plan)
+    _, step = trial(plan)
+    with Held() as held:
+        step(32, True, Team(1, 1))
+    assert need.per_share + 32 * need.per_image == pytest.approx(held.peak, rel=0.1)
+    players, _ = trial(plan)
+    weights = sum(p.nbytes for p in (*players.generator.parameters(), *players.discriminator.parameters()))
+    average = sum(p.nbytes for p in players.generator.parameters())
+    assert need.fixed == pytest.approx(3 * weights + average, rel=0.01), "weights, two moments, the average"
+
+
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        ({"meminfo": "MemTotal: 9 kB\nMemAvailable:   500 kB\n"}, 500 * KIB),
+        ({"meminfo": "MemAvailable: 500 kB\n", "memory.max": "max\n", "memory.current": "1"}, 500 * KIB),
+        (
+            {
+                "meminfo": "MemAvailable: 500 kB\n", "memory.max": "300000\n", "memory.current": "200000\n",
+                "memory.stat": "anon 1\ninactive_file 50000\n",
+            },
+            150_000,
+        ),
+        (
+            {"meminfo": "MemAvailable: 1 kB\n", "memory.max": "9", "memory.current": "99", "memory.stat": "anon 1"},
+            0,
+        ),
+        ({"meminfo": "MemTotal: 9 kB\n"}, None),
+        ({}, None),
+    ],
+)  # fmt: skip
+def test_free_memory_is_what_kernel_and_container_leave(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, files: dict[str, str], expected: int | None
+) -> None:
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    monkeypatch.setattr(memory, "MEMINFO", tmp_path / "meminfo")
+    monkeypatch.setattr(memory, "CGROUP", tmp_path)
+    assert free_bytes("cpu") == expected
+    assert free_bytes("mps") is None
+
+
+# 2 shares of 8 images in the plan; bytes are chosen so that each step down halves what images take.
+NEED = Need(fixed=0.0, gradients=0.0, per_share=0.0, per_image=1e6)
+
+
+@pytest.mark.parametrize(
+    ("images", "may_cut", "shares", "at_once"),
+    [(16, True, 2, 2), (15, True, 2, 1), (8, False, 2, 1), (7, True, 4, 1), (4, True, 4, 1)],
+)
+def test_fewer_at_once_then_smaller_shares(
+    plan: Plan, monkeypatch: pytest.MonkeyPatch, images: int, may_cut: bool, shares: int, at_once: int
+) -> None:
+    monkeypatch.setattr(memory, "measure_need", lambda plan: NEED)
+    monkeypatch.setattr(memory, "free_bytes", lambda device: BASE_BYTES + memory.SPARE * images * 1e6)
+    fitted = fit(plan, may_cut)
+    assert (fitted.config.training.shares, fitted.at_once) == (shares, at_once)
+    assert ("shares" in fitted.reasons) == (at_once < shares)
+    assert fitted.config.model_copy(update={"training": plan.config.training}) == plan.config
+
+
+@pytest.mark.parametrize(("images", "may_cut"), [(3, True), (7, False)])
+def test_what_cannot_fit_is_refused(plan: Plan, monkeypatch: pytest.MonkeyPatch, images: int, may_cut: bool) -> None:
+    monkeypatch.setattr(memory, "measure_need", lambda plan: NEED)
+    monkeypatch.setattr(memory, "free_bytes", lambda device: BASE_BYTES + memory.SPARE * images * 1e6)
+    with pytest.raises(SettingError, match=r"memory: training takes about 0\.1 GB, and 0\.1 GB are free; close"):
+        fit(plan, may_cut)
+
+
+def test_the_command_line_says_so_and_writes_nothing(
+    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(memory, "free_bytes", lambda device: 1_000_000)
+    assert run(["train", str(pictures), "--to", str(tmp_path / "run"), "--size", "32", "--images", "16"]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("ganvas: memory: ") and said.count("\n") == 1
+    assert not (tmp_path / "run").exists()
+
+
+def test_where_the_system_does_not_say_everything_is_at_once(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "free_bytes", lambda device: None)
+    assert fit(plan, True) == plan
+
+
+@pytest.mark.parametrize("augmentation", [0.0, 0.7])
+@pytest.mark.parametrize("kind", [None, "r1", "finite-difference"])
+def test_taking_turns_changes_no_bit(kind: str | None, augmentation: float) -> None:
+    """Fakes are made twice then, and changed alike both times."""
+    smooth = penalty(kind, gamma=1.0) if kind else None
+    moved = []
+    for at_once in (4, 2, 1):
+        config = make_config("x", data={"size": 32}, network={"width": 8, "z_dim": 8}, training={"learning_rate": 0.01})
+        players = make_players(config, 1, 0, Machine("cpu", torch.float32, 1, ""))
+        random = torch.Generator().manual_seed(5)
+        with Team(4, 1, at_once=at_once) as team:
+            for seed in range(2):
+                real = torch.rand(16, 1, 32, 32, generator=random) * 2 - 1
+                z = torch.randn(16, 8, generator=random)
+                losses = play(
+                    players, real, z, None, adversarial("relativistic"), smooth, 8.0, seed, team, augmentation
+                )
+        moved.append([*players.generator.parameters(), *players.discriminator.parameters(), losses.generator])
+    for first, *others in zip(*moved, strict=True):
+        assert all(torch.equal(first, other) for other in others)
+
+
+def test_turns_take_less_memory(plan: Plan) -> None:
+    """The peak that one thread sees: of all shares' fakes kept with their graphs, or of one at a time."""
+    _, step = trial(plan)
+    peaks = []
+    for team in (Team(4, 1, at_once=4), Team(4, 1, at_once=1)):
+        with Held() as held:  # neither is entered: all play in this thread
+            step(32, True, team)
+        peaks.append(held.peak)
+    assert peaks[1] < 0.7 * peaks[0]
+
+
+def test_exhaustion_is_one_line() -> None:
+    with pytest.raises(TrainingError, match="memory: all of it is used up"), exhaustion():
+        torch.empty(2**60)
+    with pytest.raises(TrainingError, match="memory"), exhaustion():
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
+    with pytest.raises(RuntimeError, match="shapes"), exhaustion():
+        raise RuntimeError("shapes cannot be multiplied")
+
+
+def test_a_run_in_turns_ends_with_the_same_bits(
+    pictures: Path, tmp_path: Path, tiny: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ganvas.checkpoint import load_latest
+    from ganvas.training.loop import train
+
+    ends = []
+    for name, free in (("all", 10**12), ("turns", None)):
+        if free is None:
+            monkeypatch.setattr(memory, "measure_need", lambda plan: Need(0.0, 0.0, 0.0, 1e9))
+        monkeypatch.setattr(memory, "free_bytes", lambda device, free=free: free or BASE_BYTES + 10e9)
+        finished = train(pictures, tmp_path / name, images=32, shares=2, **{**tiny, "batch": 8})
+        found = load_latest(finished.folder)
+        assert found is not None
+        ends.append(found.tensors)
+    for part, tensors in ends[0].items():
+        for name, tensor in tensors.items():
+            assert torch.equal(tensor, ends[1][part][name]), name
