@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 import torch
 
 from ganvas.cli import run
-from ganvas.config import make_config
+from ganvas.config import DataSettings, make_config
 from ganvas.data.cache import Dataset, prepare
 from ganvas.data.source import open_source
 from ganvas.errors import SettingError, TrainingError
@@ -128,6 +129,26 @@ def test_the_command_line_says_so_and_writes_nothing(
     said = capsys.readouterr().err
     assert said.startswith("ganvas: memory: ") and said.count("\n") == 1
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("family", ["style", "dcgan"])
+@pytest.mark.parametrize(("side", "width"), [(32, 8), (32, 64), (64, 32)])
+def test_plenty_is_more_than_twice_what_is_needed(dataset: Dataset, family: str, side: int, width: int) -> None:
+    machine = Machine("cpu", torch.float32, 2, "for a test")
+    preset = "dcgan" if family == "dcgan" else "default"
+    asked = make_config("x", preset, data={"size": 32}, network={"width": width} if family == "style" else {})
+    plan = derive(asked, dataset, machine)
+    plan = replace(plan, config=plan.config.model_copy(update={"data": DataSettings(size=(side, side))}))
+    training = plan.config.training
+    assert training.batch is not None and training.shares is not None
+    need = measure_need(plan).of(training.batch / training.shares, training.shares, training.shares)
+    assert memory.plenty(plan) - BASE_BYTES > 2 * (need - BASE_BYTES)
+
+
+def test_with_plenty_nothing_is_tried(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "measure_need", lambda plan: pytest.fail("a trial"))
+    monkeypatch.setattr(memory, "free_bytes", lambda device: 10**12)
+    assert fit(plan, True) == plan
 
 
 def test_where_the_system_does_not_say_everything_is_at_once(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -27,6 +27,9 @@ TRIAL_IMAGES = SMALLEST, 2 * SMALLEST
 # What libraries take for themselves, for other layouts, workspaces and blocks that are kept: on a CPU a process grew by
 # 1.8 times what its tensors take at 256 px, and by a tenth of a gigabyte where they take nearly nothing.
 SPARE, BASE_BYTES = 2.0, 100_000_000
+# With so much the trial is not worth its second: bytes for an image, pixel and channel of the largest maps, and for the
+# square of these channels. Training takes less than half of that.
+PLENTY_MAPS, PLENTY_WEIGHTS = 500, 200_000
 CGROUP = Path("/sys/fs/cgroup")
 MEMINFO = Path("/proc/meminfo")
 
@@ -110,6 +113,16 @@ def measure_need(plan: Plan) -> Need:
     return Need(fixed, gradients, max(0.0, peaks[0] - TRIAL_IMAGES[0] * per_image), per_image)
 
 
+def plenty(plan: Plan) -> float:
+    """Bytes of free memory with which there is no need to look more closely."""
+    config = plan.config
+    assert config.data.size is not None and config.training.batch is not None
+    height, width = config.data.size
+    channels = config.network.width or 64
+    maps = config.training.batch * height * width * channels * PLENTY_MAPS
+    return BASE_BYTES + maps + channels**2 * PLENTY_WEIGHTS
+
+
 def fit(plan: Plan, may_cut: bool, processes: int = 1) -> Plan:
     """`plan` with as many shares at once as memory allows; where one is too large, and `may_cut`, with smaller ones.
 
@@ -124,6 +137,8 @@ def fit(plan: Plan, may_cut: bool, processes: int = 1) -> Plan:
         return plan
     if plan.machine.device == "cpu":
         free //= processes_here()
+    if free > plenty(plan):
+        return plan
     need, before = measure_need(plan), shares
 
     def takes(at_once: int) -> float:
