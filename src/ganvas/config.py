@@ -135,7 +135,7 @@ class TrainingSettings(Settings):
     decay_images: int | None = Field(
         None, ge=0, le=10**12, description="Images after which the learning rate falls as 1/√images; 0: never. Derived."
     )
-    anneal: float = Field(0.5, ge=0, le=1, description="Last part of the budget in which the learning rate falls to 0.")
+    anneal: float = Field(0.1, ge=0, le=1, description="Last part of the budget in which the learning rate falls to 0.")
     ema_images: int | None = Field(
         None, ge=0, description="Half-life, in images, of the generator's average; 0: none. Derived from the batch."
     )
