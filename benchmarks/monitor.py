@@ -32,7 +32,7 @@ from ganvas.evaluate.features import open_features, vectors
 from ganvas.evaluate.memory import real_vectors
 from ganvas.evaluate.metrics import Moments, frechet_distance
 from ganvas.generator import Generator
-from ganvas.training import loop
+from ganvas.training import game
 from ganvas.training.loop import Watcher, train
 from ganvas.training.players import Players
 
@@ -71,7 +71,7 @@ def patched(owner: Any, name: str, value: Any) -> Iterator[None]:
 
 def during(first: int, last: int, change: Callable[..., Any]) -> Any:
     """`play`, its arguments changed while `first` to `last` images have been seen: `change(players, real, latents)`."""
-    plain = loop.play
+    plain = game.play
     count = {"seen": 0}
 
     def play(players: Players, real: torch.Tensor, latents: torch.Tensor, *others: Any) -> Any:
@@ -80,7 +80,7 @@ def during(first: int, last: int, change: Callable[..., Any]) -> Any:
             real, latents = change(players, real, latents)
         return plain(players, real, latents, *others)
 
-    return patched(loop, "play", play)
+    return patched(game, "play", play)
 
 
 class Swapped:
@@ -138,14 +138,14 @@ def strong_critic() -> Any:
 
 
 def swapped(first: int, last: int) -> Any:
-    plain = loop.adversarial
-    return patched(loop, "adversarial", lambda name: Swapped(plain(name), first, last))
+    plain = game.adversarial
+    return patched(game, "adversarial", lambda name: Swapped(plain(name), first, last))
 
 
 HALF = IMAGES // 2
 # name -> (settings, what is wrong while it trains)
 FAILURES: dict[str, tuple[dict[str, Any], Callable[[], Any] | None]] = {
-    "rate x30": ({"learning_rate": 0.18}, None),
+    "rate x30": ({"learning_rate": 0.36}, None),
     "no penalty": ({"penalty": "none"}, None),
     "critic x10": ({}, strong_critic),
     "reals and fakes swapped for 3,000 images": ({}, lambda: swapped(HALF, HALF + 3_000)),

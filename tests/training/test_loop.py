@@ -17,7 +17,7 @@ from PIL import Image
 import ganvas
 from ganvas.checkpoint import load_latest
 from ganvas.errors import SettingError, TrainingError
-from ganvas.training import loop
+from ganvas.training import game, loop
 from ganvas.training.loop import Watcher, annealed, budget_used, decayed, train
 from ganvas.training.run import Moment
 
@@ -100,13 +100,13 @@ def test_held_out_pictures_are_never_seen_and_all_others_once_an_epoch(
     pictures: Path, tmp_path: Path, tiny: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[np.ndarray] = []
-    real = loop.to_tensor
+    real = game.to_tensor
 
     def watch(pixels: np.ndarray, device: str) -> torch.Tensor:
         seen.extend(pixels.copy())
         return real(pixels, device)
 
-    monkeypatch.setattr(loop, "to_tensor", watch)
+    monkeypatch.setattr(game, "to_tensor", watch)
     recorder = Recorder()
     train(pictures, tmp_path / "run", epochs=2.0, flip=True, watcher=recorder, **tiny)
     dataset = recorder.dataset
@@ -126,13 +126,13 @@ def test_the_penalty_is_lazy_and_weighs_as_many_times_more(
     pictures: Path, tmp_path: Path, tiny: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     given: list[tuple[bool, float]] = []
-    real = loop.play
+    real = game.play
 
     def watch(*args: Any) -> Any:
         given.append((args[5] is not None, args[6]))
         return real(*args)
 
-    monkeypatch.setattr(loop, "play", watch)
+    monkeypatch.setattr(game, "play", watch)
     train(pictures, tmp_path / "run", images=28, penalty_every=3, **tiny)
     assert [there for there, _ in given] == [True, False, False, True, False, False, True]
     assert all(weight == 3 for there, weight in given if there)
@@ -142,7 +142,7 @@ def test_the_learning_rate_falls_to_zero_at_the_end(
     pictures: Path, tmp_path: Path, tiny: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rates: list[float] = []
-    real = loop.play
+    real = game.play
 
     def watch(players: Any, *args: Any) -> Any:
         optimisers = (players.generator_optimiser, players.discriminator_optimiser)
@@ -150,7 +150,7 @@ def test_the_learning_rate_falls_to_zero_at_the_end(
         rates.append(rate)
         return real(players, *args)
 
-    monkeypatch.setattr(loop, "play", watch)
+    monkeypatch.setattr(game, "play", watch)
     train(pictures, tmp_path / "run", images=40, anneal=0.5, learning_rate=0.01, **tiny)
     assert rates == pytest.approx([0.01] * 6 + [0.008, 0.006, 0.004, 0.002])
 
@@ -188,7 +188,7 @@ def test_numbers_that_are_not_finite_are_never_saved(
     """Whether a row of metrics or the checkpoint itself meets them first."""
     train(pictures, tmp_path / "run", images=8, **tiny)
     monkeypatch.setattr(loop, "LOG_STEPS", log_steps)
-    real, steps = loop.play, []
+    real, steps = game.play, []
 
     def poison(players: Any, *args: Any) -> Any:
         losses = real(players, *args)
@@ -198,7 +198,7 @@ def test_numbers_that_are_not_finite_are_never_saved(
                 next(getattr(players, player).parameters()).fill_(torch.nan)
         return losses
 
-    monkeypatch.setattr(loop, "play", poison)
+    monkeypatch.setattr(game, "play", poison)
     with pytest.raises(TrainingError) as caught:
         train(pictures, tmp_path / "run", images=24, **tiny)
     assert "\n" not in str(caught.value) and "finite" in str(caught.value)

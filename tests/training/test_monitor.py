@@ -13,7 +13,7 @@ import torch
 
 from ganvas.errors import TrainingError
 from ganvas.generator import Generator
-from ganvas.training import loop, monitor
+from ganvas.training import game, loop, monitor
 from ganvas.training.loop import Watcher, train
 from ganvas.training.monitor import (
     AUGMENT_STEP,
@@ -161,7 +161,7 @@ class Heard(Watcher):
 
 def spoil(monkeypatch: pytest.MonkeyPatch, steps: set[int], what: Any) -> None:
     """Do `what` to the players before the given steps of the next run, counted from 1."""
-    plain, count = loop.play, {"steps": 0}
+    plain, count = game.play, {"steps": 0}
 
     def play(players: Players, real: Any, *others: Any) -> Any:
         count["steps"] += 1
@@ -169,7 +169,7 @@ def spoil(monkeypatch: pytest.MonkeyPatch, steps: set[int], what: Any) -> None:
             real = what(players, real)
         return plain(players, real, *others)
 
-    monkeypatch.setattr(loop, "play", play)
+    monkeypatch.setattr(game, "play", play)
 
 
 def nan_picture(players: Players, real: torch.Tensor) -> torch.Tensor:

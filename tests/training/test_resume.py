@@ -18,7 +18,7 @@ import torch
 from ganvas.checkpoint import load_latest
 from ganvas.console import TrainingLine
 from ganvas.errors import CheckpointError, SettingError
-from ganvas.training import loop
+from ganvas.training import game, loop
 from ganvas.training.loop import Run, Watcher, train
 from small import TINY, draw
 
@@ -252,7 +252,7 @@ def test_a_finished_run_again_trains_nothing(whole: Any, tmp_path: Path, monkeyp
     def never(*_: Any) -> Any:
         raise AssertionError("a step was trained")
 
-    monkeypatch.setattr(loop, "play", never)
+    monkeypatch.setattr(game, "play", never)
     run = train(source, folder, **COMMON)
     assert run.seen_images == STEPS * BATCH and run.signal is None
     assert {path: path.read_bytes() for path in folder.glob("checkpoints/**/*") if path.is_file()} == before
