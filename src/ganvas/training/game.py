@@ -12,6 +12,7 @@ from ganvas.data.cache import Dataset
 from ganvas.networks import FAMILIES
 from ganvas.objectives import adversarial, penalty
 from ganvas.training.ema import half_life, update_average
+from ganvas.training.memory import exhaustion
 from ganvas.training.plan import Plan
 from ganvas.training.players import Players
 from ganvas.training.step import Losses, draw_latents, play, to_tensor
@@ -54,17 +55,25 @@ class Game:
         self._dataset, self._device, self._ema_images = dataset, plan.machine.device, settings.ema_images
         self.prior = FAMILIES[config.network.network].prior
         self._batches = Batches(len(dataset.train), settings.batch, settings.seed, bool(config.data.flip))
-        classed = dataset.labels is not None and plan.classes
-        self._labels = (
-            torch.from_numpy(dataset.labels[dataset.train]) if classed and dataset.labels is not None else None
-        )
+        labels = dataset.labels if plan.classes else None
+        self._labels = torch.from_numpy(labels[dataset.train]) if labels is not None else None
 
     def step(self, turn: Turn) -> Losses:
-        """Train both players on the batch that follows `turn.seen_images`, and move the average along."""
+        """Train both players on the batch that follows `turn.seen_images`, and move the average along.
+
+        Raises TrainingError where memory is used up, or another process of the run is gone.
+        """
+        with exhaustion():
+            losses = self._play(turn)
+        halving = half_life(self.batch, turn.seen_images + self.batch, self._ema_images)
+        update_average(self.players.average, self.players.generator, self.batch, halving)
+        return losses
+
+    def _play(self, turn: Turn) -> Losses:
         self.players.set_learning_rate(turn.rate, turn.critic_rate)
         indices, flips = self._batches.batch(turn.seen_images)
         random = torch.Generator().manual_seed(turn.seed)
-        losses = play(
+        return play(
             self.players,
             to_tensor(gather(self._dataset, indices, flips), self._device),
             draw_latents(self.prior, self.batch, self.z_dim, random, self._device),
@@ -76,6 +85,3 @@ class Game:
             self.team,
             turn.augmentation,
         )
-        halving = half_life(self.batch, turn.seen_images + self.batch, self._ema_images)
-        update_average(self.players.average, self.players.generator, self.batch, halving)
-        return losses

@@ -26,7 +26,7 @@ from ganvas.training.augment import MOST
 from ganvas.training.crew import ALONE, OVER, Crew, joined
 from ganvas.training.game import Game, Turn
 from ganvas.training.log import Log, Tick
-from ganvas.training.memory import exhaustion, fit
+from ganvas.training.memory import fit
 from ganvas.training.monitor import CHECK_IMAGES, Care, Finding
 from ganvas.training.plan import Plan, derive, images_budget
 from ganvas.training.players import Players, make_players
@@ -264,8 +264,7 @@ def play_on(
                 augmentation=min(MOST, (settings.augment or 0.0) + monitor.care.augmentation),
             )
             crew.say(turn.message())
-            with exhaustion():
-                losses = game.step(turn)
+            losses = game.step(turn)
             position.seen_images += batch
 
             # Look after it: judge how it is, and save it while it is sound.
@@ -304,7 +303,7 @@ def play_on(
 def share_out(players: Players, crew: Crew) -> None:
     """Give the other processes of the run what the first one holds: weights, averages, moments."""
     crew.say(WEIGHTS)
-    crew.spread([tensor for part in players.tensors().values() for tensor in part.values()])
+    crew.spread(players.everything())
 
 
 def follow(source: Source, folder: Path, crew: Crew) -> Run:
@@ -322,7 +321,7 @@ def follow(source: Source, folder: Path, crew: Crew) -> Run:
             game = Game(plan, dataset, players, team)
             while (message := crew.hear()) != OVER:
                 if message == WEIGHTS:
-                    crew.spread([tensor for part in players.tensors().values() for tensor in part.values()])
+                    crew.spread(players.everything())
                 else:
                     turn = Turn.read(message)
                     game.step(turn)

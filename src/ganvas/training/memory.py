@@ -102,7 +102,7 @@ def free_bytes(device: str) -> int | None:
 def measure_need(plan: Plan) -> Need:
     """Play one penalised step on a few images, and on twice as many, with throw-away networks."""
     players, step = trial(plan)
-    fixed = sum(tensor.nbytes for part in players.tensors().values() for tensor in part.values())
+    fixed = sum(tensor.nbytes for tensor in players.everything())
     gradients = sum(weight.nbytes for weight in players.discriminator.parameters())
     peaks = []
     for images in TRIAL_IMAGES:

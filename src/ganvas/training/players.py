@@ -35,6 +35,10 @@ class Players:
         }
         return {"generator": dict(self.average.state_dict()), "networks": networks, "optimisers": self._moments()}
 
+    def everything(self) -> list[Tensor]:
+        """The same in one list."""
+        return [tensor for part in self.tensors().values() for tensor in part.values()]
+
     def expected(self) -> dict[str, dict[str, tuple[tuple[int, ...], torch.dtype]]]:
         """Shapes and dtypes of `tensors`, to check a checkpoint against."""
         return {
