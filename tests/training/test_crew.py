@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -132,6 +133,35 @@ def test_when_one_is_killed_the_others_end_and_the_run_goes_on(pictures: Path, t
     with started(pictures, run, 1, images=64) as processes:
         assert finish(processes)[0][0] == 0
     assert "generator" in load_latest(run).tensors  # type: ignore[union-attr]
+
+
+@pytest.mark.torture
+def test_one_is_killed_at_any_moment(pictures: Path, tmp_path: Path) -> None:
+    """From the first import to the middle of a save: the other ends, nothing is unloadable, and the run goes on."""
+    run, random, times = tmp_path / "run", np.random.default_rng(0), 20
+    rows, seen, met = run / "metrics.jsonl", 0, 0
+
+    def together(began: float) -> bool:
+        return rows.exists() and rows.stat().st_mtime > began
+
+    for number in range(times):
+        began = time.time()
+        with started(pictures, run, 2, images=1_000_000, save_minutes=0.001) as processes:
+            while number % 4 and not together(began):  # every fourth time at any moment, also before they have met
+                time.sleep(0.05)
+            time.sleep(random.uniform(0.0, 3.0))
+            both, killed = together(began), int(random.integers(2))
+            processes[killed].send_signal(signal.SIGKILL)
+            if both:  # else the other waits for one that never comes, and torchrun ends it
+                code, _, wrong = finish([processes[1 - killed]], C11_SECONDS)[0]
+                assert code == 2 and LOST in wrong and wrong.count("\n") == 1
+                met += 1
+        found = load_latest(run) if (run / "checkpoints").exists() else None
+        if found is not None:
+            assert found.seen_images >= seen and not found.skipped
+            seen = found.seen_images
+    assert seen > 0
+    print(f"C11: {times} of {times} left a run that loads; {met} of {met} others ended")
 
 
 def test_a_wish_to_stop_saves_once_and_ends_all(pictures: Path, tmp_path: Path) -> None:
