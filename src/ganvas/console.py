@@ -220,8 +220,8 @@ def what_was_done(finding: Finding, care: Care) -> str:
     words = {
         "more penalty": f"the penalty is {care.penalty:g} times what it was at first",
         "slower critic": f"the discriminator learns at {care.critic_rate:g} times its rate",
-        "more augmentation": f"its pictures are changed with probability {care.augmentation:g}",
-        "less augmentation": f"its pictures are changed with probability {care.augmentation:g}",
+        "more augmentation": f"its pictures are changed by {care.augmentation:g} more often than the plan says",
+        "less augmentation": f"its pictures are changed by {care.augmentation:g} more often than the plan says",
         "roll back": f"went back to before, with {care.penalty:g} times the penalty and {care.rate:g} times the rate",
         "stop": "stopped",
     }
