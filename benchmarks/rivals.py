@@ -30,6 +30,7 @@ from torch import Tensor, nn
 from ganvas.runtime import one_thread
 from ganvas.training.ema import half_life, update_average
 from ganvas.training.step import update
+from ganvas.training.team import Team
 from rival_networks import LadaCritic, LadaGenerator, R3Critic, R3Generator, Style2Critic, Style2Generator
 
 CHANGES = ("batch", "gamma", "rate")
@@ -192,7 +193,8 @@ class Loop:
         run = self.pool.map if self.pool is not None else map
         losses, kept, gradients = zip(*run(half, *parts), strict=True)
         network, optimiser = (self.generator, self.critic)[player], self.optimisers[player]
-        update(optimiser, list(network.parameters()), [list(found) for found in gradients])
+        mean = Team(self.shares, self.shares).average([list(found) for found in gradients])
+        update(optimiser, list(network.parameters()), mean)
         return torch.stack(losses).mean(), [list(part) for part in zip(*kept, strict=True)]
 
 
