@@ -36,6 +36,8 @@ bench: setup  ## every claim of speed, measured again; run it alone on the machi
 	$(BIN)/python benchmarks/data_throughput.py
 	$(BIN)/python benchmarks/train_throughput.py
 	$(BIN)/python benchmarks/metrics.py
+	$(BIN)/python benchmarks/generation.py
+	$(BIN)/python benchmarks/overhead.py
 
 clean:
 	rm -rf $(VENV) runs .pytest_cache .mypy_cache .ruff_cache

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from ganvas.config import DataSettings, NetworkSettings, make_config
 from ganvas.networks import build
 from ganvas.objectives import adversarial
 from ganvas.runtime import Machine
+from ganvas.training.loop import train
 from ganvas.training.players import Players, make_players
 from ganvas.training.step import play
 from ganvas.training.team import Team
@@ -142,3 +144,58 @@ def test_generation_counts_the_images_that_each_way_makes(tmp_path: Path, monkey
     monkeypatch.setattr(generation.time, "perf_counter", lambda: clock[0])
     ways = {name: lambda seconds=seconds: clock.append(clock.pop() + seconds) for name, seconds in TURNS.items()}
     assert generation.take_rounds({"memory": ways}, 64, rounds=2)["memory"] == {"slow": [32, 32], "fast": [128, 128]}
+
+
+def test_overhead_times_what_the_loop_calls_and_puts_it_back(
+    pictures: Path, tmp_path: Path, tiny: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).resolve().parents[1] / "benchmarks"))
+    overhead = importlib.import_module("overhead")
+    before = [getattr(owner, name) for _, owner, name in overhead.TIMED]
+    with overhead.timed() as found:
+        train(pictures, tmp_path / "run", images=16, **{**tiny, "save_minutes": 1e-9})
+    assert [getattr(owner, name) for _, owner, name in overhead.TIMED] == before
+    steps = 16 // tiny["batch"]
+    assert len(found["memory, before"]) == 1 and len(found["monitor"]) >= steps
+    assert len(found["checkpoints"]) >= 2 and len(found["sample grids"]) >= 1
+    assert all(seconds >= 0 for calls in found.values() for seconds in calls)
+
+
+def test_the_gpu_benchmark_reports_every_part_and_what_failed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).resolve().parents[1] / "benchmarks"))
+    gpu = importlib.import_module("gpu")
+    scores = {"fd": 60.0, "precision": 0.7, "recall": 0.2}
+    row = {"seen_images": 12_000, "images_per_second": 40.0, "scores": scores}
+    speed = {"images_per_second": {"median": 80.0}, "gflop_per_second": {"median": 300.0}}
+    answers: dict[str, Any] = {
+        "generation": {"rows": [{"to": "files", "way": "plain", "images_per_second": 500.0, "against_plain": 1.0}]},
+        "train_throughput": {"contenders": {"style": {**speed, "share_of_peak": {"median": 0.4}}}},
+        "quality": {
+            "entrants": {"ours": row},
+            "real": {"scores": scores},
+            "settings": {"data": "x", "size": 32, "minutes": 5},
+        },
+    }
+    ran: list[tuple[str, list[str]]] = []
+
+    def run_part(name: str, arguments: list[str], folder: Path, limit: float) -> Any:
+        ran.append((name, arguments))
+        return answers[name]
+
+    monkeypatch.setattr(gpu, "run_part", run_part)
+    asked = gpu.parse(["--device", "cpu", "--minutes", "2"])
+    told = "\n".join(gpu.lines(gpu.run_all(asked, tmp_path)))
+    assert [name for name, _ in ran] == ["generation", "train_throughput", "quality"]
+    assert all("cpu" in arguments for _, arguments in ran) and "2.00" in ran[-1][1]
+    for text in ("500 images/s", "style: 80 images/s", "40% of peak", "12,000 images", "FD 60.0", "recall 0.20"):
+        assert text in told
+    answers["quality"]["entrants"]["ours"] = {"failed": "its process died"}
+    answers["generation"] = {"failed": "not done after 94 s"}
+    told = "\n".join(gpu.lines(gpu.run_all(asked, tmp_path)))
+    assert "quality: failed: its process died" in told and "generation: failed: not done after 94 s" in told
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(SystemExit) as ended:
+        gpu.parse([])
+    assert ended.value.code == 2 and "there is none here" in capsys.readouterr().err

@@ -26,7 +26,7 @@ from ganvas.runtime import started_by_torchrun
 # A process that is killed is noticed at once, for its connections close; this is for machines that vanish. The first
 # may prepare pictures for a long while before the others hear of it.
 PATIENCE = timedelta(hours=2)
-OVER = b"over"
+WEIGHTS, OVER = b"weights", b"over"  # what the first says beside turns: the weights follow; there are no more turns
 LOST = (
     "another process of this run has ended, or cannot be reached; the last checkpoint is whole: "
     "the same line again goes on from it"
@@ -50,8 +50,9 @@ class Crew:
     def say(self, message: bytes) -> None:
         """Send bytes from the first process to all others, who `hear` them."""
         if self.size > 1:
+            length = torch.tensor([len(message)], dtype=torch.int64)
             with complete():
-                dist.broadcast(torch.tensor([len(message)], dtype=torch.int64), 0)
+                dist.broadcast(length, 0)
                 dist.broadcast(torch.frombuffer(bytearray(message), dtype=torch.uint8), 0)
 
     def hear(self) -> bytes:
@@ -67,10 +68,11 @@ class Crew:
         """Copy the first process's tensors into those of all others, which have the same shapes and dtypes."""
         if self.size == 1:
             return
-        with complete(), torch.no_grad():
+        with torch.no_grad():
             for tensor in tensors:
                 packed = tensor.contiguous().reshape(-1)  # memory layouts may differ between processes
-                dist.broadcast(packed, 0)
+                with complete():
+                    dist.broadcast(packed, 0)
                 if self.rank:
                     tensor.copy_(packed.view(tensor.shape))
 
@@ -78,9 +80,9 @@ class Crew:
         """The tensors of all processes, in the order of their ranks; all of one dtype, on one device."""
         if self.size == 1:
             return [tensors]
-        with complete(), torch.no_grad():
-            packed = torch.cat([tensor.reshape(-1) for tensor in tensors])
-            received = [torch.empty_like(packed) for _ in range(self.size)]
+        packed = torch.cat([tensor.detach().reshape(-1) for tensor in tensors])
+        received = [torch.empty_like(packed) for _ in range(self.size)]
+        with complete():
             dist.all_gather(received, packed)
         lengths = [tensor.numel() for tensor in tensors]
         return [

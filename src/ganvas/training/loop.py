@@ -23,7 +23,7 @@ from ganvas.networks import FAMILIES
 from ganvas.runtime import choose_machine
 from ganvas.training import samples
 from ganvas.training.augment import MOST
-from ganvas.training.crew import ALONE, OVER, Crew, joined
+from ganvas.training.crew import ALONE, OVER, WEIGHTS, Crew, joined
 from ganvas.training.game import Game, Turn
 from ganvas.training.log import Log, Tick
 from ganvas.training.memory import fit
@@ -49,7 +49,6 @@ from ganvas.training.step import Losses, draw_latents
 from ganvas.training.team import Team
 from ganvas.training.vitals import IMAGES, CheckUp, Vitals
 
-WEIGHTS = b"weights"  # to other processes: they follow
 LOG_STEPS = 25  # steps from one row of metrics to the next
 
 

@@ -166,9 +166,8 @@ def exhaustion() -> Iterator[None]:
     try:
         yield
     except (RuntimeError, MemoryError) as error:
-        if isinstance(error, RuntimeError) and not any(
-            word in str(error) for word in ("allocate memory", "out of memory")
-        ):
+        said = str(error)
+        if isinstance(error, RuntimeError) and "allocate memory" not in said and "out of memory" not in said:
             raise
         raise TrainingError(
             "memory: all of it is used up; the last checkpoint is whole: close other programs and go on, "

@@ -118,13 +118,13 @@ def play(
     discriminator.requires_grad_(False)
     losses, gradients = team.play(deceive, shares)
     discriminator.requires_grad_(True)
-    finite &= update(players.generator_optimiser, generator_weights, team.average(gradients))
-
     told = [
-        [torch.stack([share.loss, loss, share.smoothness, share.real_logits.mean(), share.fake_logits.mean()])]
+        torch.stack([share.loss, loss, share.smoothness, share.real_logits.mean(), share.fake_logits.mean()])
         for share, loss in zip(shares, losses, strict=True)
     ]
-    critic, other, smoothness, real_logit, fake_logit = team.average(told)[0].unbind()
+    *mean, scalars = team.average([[*own, row] for own, row in zip(gradients, told, strict=True)])
+    finite &= update(players.generator_optimiser, generator_weights, mean)
+    critic, other, smoothness, real_logit, fake_logit = scalars.unbind()
     return Losses(critic, other, smoothness, real_logit, fake_logit, finite)
 
 

@@ -17,6 +17,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from ganvas.runtime import one_thread
 from ganvas.training.crew import ALONE, Crew
 
 First = TypeVar("First")
@@ -52,9 +53,7 @@ class Team:
         if self.at_once > 1:
             # An operation is not cut up further: the members are the parallelism.
             torch.set_num_threads(1)
-            self._pool = ThreadPoolExecutor(
-                self.at_once, "ganvas", initializer=torch.set_flush_denormal, initargs=(True,)
-            )
+            self._pool = ThreadPoolExecutor(self.at_once, "ganvas", initializer=one_thread)
         else:
             torch.set_num_threads(self._threads)
         return self
