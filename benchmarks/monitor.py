@@ -2,21 +2,26 @@
 
     python benchmarks/monitor.py                     # 12 healthy runs, then every failure twice; about an hour
     python benchmarks/monitor.py --only healthy      # or the names of failures, with commas between
+    python benchmarks/monitor.py --part watched      # or unwatched
 
-Each run sees the same number of images at 32x32. A failure is provoked in one process, first with `interventions` off
-and then on; both are scored by the same features, on the same number of samples, against the same pictures.
+Each run sees the same number of images at 32x32. A failure is provoked first with nobody who acts (what is seen is only
+noted, not even numbers that are not finite are answered; a step without finite gradients is not taken in either) and
+then under the monitor; both are scored by the same features, on the same number of samples, against the same pictures.
+Two processes may share the work and one file of results.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import shutil
+import signal
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -26,18 +31,22 @@ import ganvas  # noqa: F401 (before torch: it sets up how threads wait)
 import numpy as np
 import torch
 
-from ganvas.data.cache import load
+from ganvas.config import make_config
+from ganvas.data.cache import load, prepare
 from ganvas.errors import GanvasError
 from ganvas.evaluate.features import open_features, vectors
 from ganvas.evaluate.memory import real_vectors
 from ganvas.evaluate.metrics import Moments, frechet_distance
 from ganvas.generator import Generator
 from ganvas.training import game
-from ganvas.training.loop import Watcher, train
+from ganvas.training.loop import Watcher, open_pictures, train
+from ganvas.training.monitor import Finding, Monitor
 from ganvas.training.players import Players
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
 RESULTS = Path(__file__).parent / "results" / "monitor.json"
+FACES = str(DATA / "faces-128.zip")
+HEALTHY = {"faces": FACES, "cifar": str(DATA / "cifar10.zip"), "avatars": "avatars", "digits": "digits"}
 IMAGES = 30_000
 SAMPLES = 2_000
 SIZE = 32
@@ -46,12 +55,15 @@ SIZE = 32
 class Notes(Watcher):
     """Keeps what the monitor said, and where in the run."""
 
-    def __init__(self) -> None:
+    def __init__(self, stop_at: int | None = None) -> None:
         self.found: list[dict[str, Any]] = []
-        self.seen = 0
+        self.seen, self.stop_at = 0, stop_at
 
     def tick(self, tick: Any) -> None:
         self.seen = tick.seen_images
+        if self.stop_at is not None and self.seen >= self.stop_at:
+            os.kill(os.getpid(), signal.SIGINT)
+            self.stop_at = None
 
     def finding(self, finding: Any, care: Any) -> None:
         if finding.state != "healthy" or finding.action:
@@ -142,48 +154,61 @@ def swapped(first: int, last: int) -> Any:
     return patched(game, "adversarial", lambda name: Swapped(plain(name), first, last))
 
 
+def damage(folder: Path) -> None:
+    """Flip one bit in the middle of every file of the newest checkpoint that holds weights."""
+    newest = max((folder / "checkpoints").iterdir(), key=lambda path: path.name)
+    for path in newest.glob("*.safetensors"):
+        content = bytearray(path.read_bytes())
+        content[len(content) // 2] ^= 16
+        path.write_bytes(content)
+
+
 HALF = IMAGES // 2
+ON_DISK = "newest checkpoint damaged on disk"
 # name -> (settings, what is wrong while it trains)
 FAILURES: dict[str, tuple[dict[str, Any], Callable[[], Any] | None]] = {
     "rate x30": ({"learning_rate": 0.36}, None),
     "no penalty": ({"penalty": "none"}, None),
     "critic x10": ({}, strong_critic),
-    "reals and fakes swapped for 3,000 images": ({}, lambda: swapped(HALF, HALF + 3_000)),
+    "reals and fakes swapped for 3000 images": ({}, lambda: swapped(HALF, HALF + 3_000)),
     "50 pictures": ({"count": 53}, None),
-    "one picture for 4,000 images": ({}, lambda: during(HALF, HALF + 4_000, same_picture)),
-    "one latent for 4,000 images": ({}, lambda: during(HALF, HALF + 4_000, same_latent)),
-    "noise for 2,000 images": ({}, lambda: during(HALF, HALF + 2_000, noise)),
+    "one picture for 4000 images": ({}, lambda: during(HALF, HALF + 4_000, same_picture)),
+    "one latent for 4000 images": ({}, lambda: during(HALF, HALF + 4_000, same_latent)),
+    "noise for 2000 images": ({}, lambda: during(HALF, HALF + 2_000, noise)),
     "NaN in a batch": ({}, lambda: during(HALF, HALF + 16, not_a_number)),
     "NaN in a weight": ({}, lambda: during(HALF, HALF + 16, poison)),
     "weights x30": ({}, lambda: during(HALF, HALF + 16, shatter)),
+    ON_DISK: ({}, None),
 }
 
 
-def run(source: str, folder: Path, settings: dict[str, Any], features: Any, wrong: Any = None) -> dict[str, Any]:
+def run(source: str, folder: Path, settings: dict[str, Any], features: Any, failure: str = "") -> dict[str, Any]:
     """Train, score, and tell what the monitor said."""
-    notes = Notes()
+    wrong = FAILURES[failure][1] if failure else None
+    notes = Notes(HALF if failure == ON_DISK else None)
     start = time.perf_counter()
     failed = None
-    from contextlib import nullcontext
-
     # A checkpoint every few seconds, as minutes are to a run of hours.
     common: dict[str, Any] = {"images": IMAGES, "size": SIZE, "save_minutes": 0.05, "samples": 64, "frames": 2}
     with (wrong or nullcontext)():
         try:
             train(source, folder, watcher=notes, **{**common, **settings})
+            if failure == ON_DISK:
+                damage(folder)
+                train(source, folder, watcher=notes, **{**common, **settings})
         except GanvasError as error:
             failed = str(error)
     row = {
-        "source": source,
+        "source": source if source in ("avatars", "digits") else Path(source).name,
         "settings": settings,
         "seconds": round(time.perf_counter() - start, 1),
         "said": notes.found,
     }
-    row["failed"] = failed
     try:
         row["fd"] = round(score(folder, features), 1)
     except GanvasError as error:
-        row["fd"], row["failed"] = None, failed or str(error)
+        row["fd"], failed = None, failed or str(error)
+    row["failed"] = failed
     vitals = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     row["vitals"] = [each for each in vitals if "margin" in each]
     return row
@@ -193,50 +218,51 @@ def score(folder: Path, features: Any) -> float:
     """The Fréchet distance of a run's samples to its training pictures (for a few pictures: to all faces)."""
     dataset = load(Path(json.loads((folder / "manifest.json").read_text())["cache"]))
     if len(dataset.train) < 500:
-        dataset = load(next(path for path in folder.parent.glob(".cache/faces-*") if len(load(path).train) > 500))
+        settings = make_config(FACES, data={"size": SIZE}).data
+        dataset = prepare(open_pictures(FACES, settings), settings, folder.parent / ".cache")
     real = real_vectors(dataset, np.sort(np.random.default_rng(0).permutation(dataset.train)[:SAMPLES]), features)
     generator = Generator.load(folder, precision=None)
     made = vectors(features, (images for _, images in generator.stream(range(SAMPLES))), SAMPLES)
     return frechet_distance(Moments.of(real), Moments.of(made))
 
 
+def nobody_acts() -> Any:
+    """The monitor speaks, and that is all."""
+    return patched(Monitor, "_roll_back", lambda self, state, why: Finding(state, why))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default="")
+    parser.add_argument("--part", choices=("unwatched", "watched", "both"), default="both")
     parser.add_argument("--to", type=Path, default=RESULTS)
     parser.add_argument("--threads", type=int, default=None)
     asked = parser.parse_args()
     names = asked.only.split(",") if asked.only else ["healthy", *FAILURES]
     features = open_features("lite0@96")
     more = {"threads": asked.threads, "shares": 2} if asked.threads else {}
-    results: dict[str, Any] = json.loads(asked.to.read_text()) if asked.to.exists() else {}
     root = Path(tempfile.mkdtemp())
-    faces = str(DATA / "faces-128.zip")
-    healthy = {"faces": faces, "cifar": str(DATA / "cifar10.zip"), "avatars": "avatars", "digits": "digits"}
     for name in names:
         if name == "healthy":
-            for data, source in healthy.items():
+            for data, source in HEALTHY.items():
                 for seed in range(3):
                     settings = {"seed": seed, "interventions": False, **more}
                     settings |= {"count": 8000} if data in ("avatars", "cifar") else {}
-                    keep(
-                        asked.to,
-                        results,
-                        f"healthy {data} {seed}",
-                        run(source, root / f"{data}{seed}", settings, features),
-                    )
+                    row = run(source, root / f"{data}{seed}", settings, features)
+                    keep(asked.to, f"healthy {data} {seed}", row)
             continue
-        settings, wrong = FAILURES[name]
-        for watched in (False, True):
-            folder = root / f"{name}-{watched}".replace(" ", "-").replace(",", "")
-            word = "watched" if watched else "unwatched"
-            row = run(faces, folder, {**settings, "interventions": watched, **more}, features, wrong)
-            keep(asked.to, results, f"{name}: {word}", row)
+        for part in ("unwatched", "watched") if asked.part == "both" else (asked.part,):
+            folder = root / f"{name}-{part}".replace(" ", "-")
+            settings = {**FAILURES[name][0], "interventions": part == "watched", **more}
+            with nobody_acts() if part == "unwatched" else nullcontext():
+                row = run(FACES, folder, settings, features, name)
+            keep(asked.to, f"{name}: {part}", row)
     shutil.rmtree(root)
 
 
-def keep(path: Path, results: dict[str, Any], name: str, row: dict[str, Any]) -> None:
-    """Show a row, and write all of them."""
+def keep(path: Path, name: str, row: dict[str, Any]) -> None:
+    """Show a row, and write it beside those that are there."""
+    results: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
     results[name] = row
     first = row["said"][0] if row["said"] else None
     print(f"{name:55} FD {row['fd']}  {row['seconds']} s  {len(row['said'])} said  {first or ''} {row['failed'] or ''}")

@@ -326,7 +326,14 @@ def check_names(network: str, objective: str, penalty: str) -> None:
 
 def main(arguments: list[str] | None = None) -> NoReturn:
     """Run the command line and exit: 0 done, 2 refused with one line, 130 or 143 interrupted and saved."""
-    sys.exit(run(sys.argv[1:] if arguments is None else arguments))
+    code = run(sys.argv[1:] if arguments is None else arguments)
+    if runtime.started_by_torchrun():
+        # Everything is written and closed by now. Where another process was killed, threads that torch has left behind
+        # abort about one in thirty at the interpreter's own end, and the exit code with it.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 def run(arguments: list[str]) -> int:

@@ -154,7 +154,7 @@ def test_one_is_killed_at_any_moment(pictures: Path, tmp_path: Path) -> None:
             processes[killed].send_signal(signal.SIGKILL)
             if both:  # else the other waits for one that never comes, and torchrun ends it
                 code, _, wrong = finish([processes[1 - killed]], C11_SECONDS)[0]
-                assert code == 2 and LOST in wrong and wrong.count("\n") == 1
+                assert code == 2 and LOST in wrong and wrong.count("\n") == 1, (code, wrong)
                 met += 1
         found = load_latest(run) if (run / "checkpoints").exists() else None
         if found is not None:

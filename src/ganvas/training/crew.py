@@ -118,7 +118,8 @@ def joined() -> Iterator[Crew]:
     try:
         yield crew
     finally:
-        with suppress(ProcessLost, RuntimeError):
+        with suppress(ProcessLost):  # nobody may be left to hear it
             if crew.rank == 0:
                 crew.say(OVER)
+        with suppress(RuntimeError):
             dist.destroy_process_group()
