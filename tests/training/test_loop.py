@@ -17,6 +17,7 @@ from PIL import Image
 import ganvas
 from ganvas.checkpoint import load_latest
 from ganvas.errors import SettingError, TrainingError
+from ganvas.networks import build
 from ganvas.training import game, loop
 from ganvas.training.loop import Watcher, annealed, budget_used, decayed, train
 from ganvas.training.run import Moment
@@ -250,3 +251,25 @@ def test_the_rate_falls_with_the_root_of_the_images(seen: int, constant: int) ->
     assert factor == 1.0 if seen <= constant else factor**2 == pytest.approx(constant / seen)
     assert decayed(seen, 0) == 1.0, "0: never"
     assert decayed(4 * constant, constant) == pytest.approx(0.5), "four times the images, half the rate"
+
+
+def test_the_monitor_looks_at_latents_like_any_other(
+    pictures: Path, tmp_path: Path, tiny: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Drawn by torch from the run's own seed they would be rows of the first layer's weights, and images extreme."""
+    looks = []
+
+    class Spy(loop.CheckUp):
+        def __init__(self, dataset: Any, latents: torch.Tensor, classes: int) -> None:
+            looks.append(latents)
+            super().__init__(dataset, latents, classes)
+
+    monkeypatch.setattr(loop, "CheckUp", Spy)
+    recorder = Recorder()
+    run = train(pictures, tmp_path / "run", images=8, watcher=recorder, **{**tiny, "seed": 0, "z_dim": 64, "width": 16})
+    torch.manual_seed(0)
+    config = recorder.plan.config
+    fresh, _ = build(config.network, config.data.size, 3, 0, torch.float32)
+    weight = fresh.get_parameter("mapping.layers.0.weight")
+    alike = torch.nn.functional.cosine_similarity(looks[0][:, None], weight[None], dim=2).abs().max()
+    assert run.seen_images and alike < 0.7

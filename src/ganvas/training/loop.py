@@ -18,6 +18,7 @@ from ganvas.config import DataSettings, RunConfig, group_settings, make_config
 from ganvas.data.cache import Dataset, prepare
 from ganvas.data.source import Source
 from ganvas.errors import DataError, TrainingError
+from ganvas.latents import latents
 from ganvas.named import resolve
 from ganvas.networks import FAMILIES
 from ganvas.runtime import choose_machine
@@ -45,7 +46,7 @@ from ganvas.training.run import (
     stored_config,
 )
 from ganvas.training.scoring import Metric, Scorer
-from ganvas.training.step import Losses, draw_latents
+from ganvas.training.step import Losses
 from ganvas.training.team import Team
 from ganvas.training.vitals import IMAGES, CheckUp, Vitals
 
@@ -224,7 +225,7 @@ def play_on(
         progress = budget_used(position.moment(), settings.minutes, limit)
         scorer = Scorer(metric, folder, dataset, sample, team.resting, watcher.note, progress)
         count = min(IMAGES, len(dataset.train))
-        look = draw_latents(game.prior, count, config.network.z_dim, torch.Generator().manual_seed(0), machine.device)
+        look = torch.from_numpy(latents(range(count), config.network.z_dim, game.prior)).to(machine.device)
         check_up, check_steps = CheckUp(dataset, look, len(plan.classes)), max(1, CHECK_IMAGES // batch)
         while True:
             position.seconds = stopwatch.seconds()
