@@ -19,7 +19,7 @@ from ganvas.checkpoint import load_latest
 from ganvas.errors import SettingError, TrainingError
 from ganvas.networks import build
 from ganvas.training import game, loop
-from ganvas.training.loop import Watcher, annealed, budget_used, decayed, train
+from ganvas.training.loop import Watcher, annealed, budget_used, decayed, penalty_weight, train
 from ganvas.training.run import Moment
 
 
@@ -273,3 +273,15 @@ def test_the_monitor_looks_at_latents_like_any_other(
     weight = fresh.get_parameter("mapping.layers.0.weight")
     alike = torch.nn.functional.cosine_similarity(looks[0][:, None], weight[None], dim=2).abs().max()
     assert run.seen_images and alike < 0.7
+
+
+def test_the_penalty_weighs_for_the_steps_it_is_left_out() -> None:
+    asked = [penalty_weight("r1", 4, step, 1.0) for step in range(8)]
+    assert asked == [4.0, 0.0, 0.0, 0.0] * 2
+    assert [penalty_weight("r1", 4, step, 2.0) for step in range(8)] == [2 * weight for weight in asked]
+
+
+def test_without_a_penalty_there_is_none_until_the_monitor_asks() -> None:
+    assert not any(penalty_weight("none", 1, step, 1.0) for step in range(16))
+    assert [penalty_weight("none", 1, step, 2.0) for step in range(16)] == [8.0, *[0.0] * 7] * 2
+    assert penalty_weight("none", 1, 0, 4.0) == 16.0

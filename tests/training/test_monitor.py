@@ -29,7 +29,7 @@ from ganvas.training.monitor import (
 from ganvas.training.players import Players
 from ganvas.training.vitals import Vitals
 
-WELL = Vitals(seen_images=0, margin=1.0, overfit=0.1, spread=0.9, apart=0.9, saturated=0.0)
+WELL = Vitals(seen_images=0, gap=0.3, margin=1.0, slope=0.1, overfit=0.1, spread=0.9, apart=0.9, saturated=0.0)
 
 
 def follow(watch: Monitor, *vitals: Vitals, start: int = 0) -> list[Finding]:
@@ -47,7 +47,7 @@ def watch() -> Monitor:
 SICK = {
     "critic too strong": replace(WELL, margin=99.0),
     "critic over-fitting": replace(WELL, overfit=0.9),
-    "collapsing": replace(WELL, spread=0.05),
+    "collapsing": replace(WELL, spread=0.4),
     "diverged": replace(WELL, saturated=0.9),
 }
 ANSWERS = {
@@ -81,7 +81,7 @@ def test_who_only_watches_says_so_and_does_nothing(state: str) -> None:
 
 
 def test_clones_are_a_collapse_too(watch: Monitor) -> None:
-    assert follow(watch, *[replace(WELL, apart=0.05)] * 2)[-1].state == "collapsing"
+    assert follow(watch, *[replace(WELL, apart=0.4)] * 2)[-1].state == "collapsing"
 
 
 def test_variety_that_never_was_is_no_collapse() -> None:
@@ -121,7 +121,59 @@ def test_after_three_times_it_does_not_go_back_again(watch: Monitor) -> None:
         given.append(found.action)
     last = [watch.after_step(False) for _ in range(monitor.SKIPS)][-1]
     assert given == ["roll back"] * ROLL_BACKS and last is not None and last.action == "stop"
-    assert watch.care.roll_backs == ROLL_BACKS and watch.care.rate < 1 < watch.care.penalty
+    assert watch.care.roll_backs == ROLL_BACKS and watch.care.rate < 1
+
+
+def lost(watch: Monitor) -> Finding:
+    """What it says to steps that are not finite."""
+    return next(found for _ in range(monitor.SKIPS) if (found := watch.after_step(False)) is not None)
+
+
+def test_a_run_that_was_well_had_an_accident_and_keeps_its_settings(watch: Monitor) -> None:
+    assert lost(watch).action == "roll back"
+    assert watch.care == Care(roll_backs=1)
+
+
+def test_a_run_that_never_was_well_has_a_rate_that_is_too_high() -> None:
+    watch = Monitor()
+    follow(watch, *[WELL] * WARM_UP)
+    assert [lost(watch).action for _ in range(2)] == ["roll back"] * 2
+    assert watch.care.rate == pytest.approx(monitor.SLOWER**-2) and watch.care.critic_rate == watch.care.penalty == 1
+
+
+def test_going_back_again_at_once_is_no_accident(watch: Monitor) -> None:
+    lost(watch)
+    lost(watch)
+    assert watch.care.rate < 1
+
+
+def test_the_last_time_is_no_accident(watch: Monitor) -> None:
+    for _ in range(ROLL_BACKS):
+        rate = watch.care.rate
+        lost(watch)
+        follow(watch, *[WELL] * (WARM_UP + 3))
+    assert rate == 1 and watch.care.rate < 1
+
+
+def test_a_critic_that_has_it_the_wrong_way_round_learns_too_fast() -> None:
+    watch = Monitor()
+    found = follow(watch, *[replace(WELL, margin=-0.2)] * monitor.INVERTED_IN_A_ROW)
+    assert [finding.action for finding in found] == [None] * (monitor.INVERTED_IN_A_ROW - 1) + ["roll back"]
+    assert watch.care.critic_rate < 1 and watch.care.rate == watch.care.penalty == 1
+
+
+@pytest.mark.parametrize("change", [{"margin": -5.0}, {"spread": 9.0}])
+def test_what_cannot_be_right_is_diverged_from_the_first(change: dict[str, float]) -> None:
+    watch = Monitor()
+    found = follow(watch, *[replace(WELL, **change)] * 2)
+    assert "roll back" in [finding.action for finding in found]
+    assert {finding.state for finding in found if finding.action} == {"diverged"}
+
+
+def test_a_collapse_of_a_run_that_never_was_well_raises_the_penalty() -> None:
+    watch = Monitor()
+    follow(watch, *[WELL] * WARM_UP, *[SICK["collapsing"]] * 2)
+    assert watch.care.penalty > 1 > watch.care.rate
 
 
 def test_a_skipped_step_now_and_then_is_nothing() -> None:
@@ -257,3 +309,38 @@ def test_what_is_only_judged_ends_no_run_unless_asked(
     assert "diverged" in {finding.state for finding in heard.found}
     assert not any(finding.action for finding in heard.found)
     assert Generator.load(folder).seen_images == 40
+
+
+@pytest.mark.parametrize("change", [{"slope": 3.0}, {"margin": 12.0}])
+def test_a_critic_is_too_strong_by_its_margin_or_its_slope(watch: Monitor, change: dict[str, float]) -> None:
+    found = follow(watch, *[replace(WELL, **change)] * 2)
+    assert (found[-1].state, found[-1].action) == ("critic too strong", "more penalty")
+
+
+@pytest.mark.parametrize("gap", [-2e4, 2e4])
+def test_a_critic_whose_answers_run_off_is_diverged_at_once(gap: float) -> None:
+    found = follow(Monitor(), replace(WELL, gap=gap))[0]
+    assert (found.state, found.action) == ("diverged", "roll back")
+
+
+def test_a_run_without_a_penalty_gets_one_where_its_critic_is_too_steep(
+    pictures: Path, tmp_path: Path, tiny: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "CHECK_IMAGES", 4)
+    monkeypatch.setattr(loop.CheckUp, "take", lambda *given: replace(WELL, slope=5.0, seen_images=given[-1]))
+    weights = []
+    plain = game.Game.step
+
+    def step(self: Any, turn: Any) -> Any:
+        weights.append(turn.penalty)
+        return plain(self, turn)
+
+    monkeypatch.setattr(game.Game, "step", step)
+    settings = {**tiny, "images": 160, "penalty": "none", "interventions": True}
+    train(pictures, tmp_path / "run", **settings)
+    assert not any(weights[: monitor.WARM_UP]) and max(weights) >= 8.0
+
+
+@pytest.mark.parametrize("change", [{"spread": 0.1}, {"apart": 0.1}])
+def test_variety_that_is_gone_at_one_blow_cannot_be_chance(watch: Monitor, change: dict[str, float]) -> None:
+    assert follow(watch, replace(WELL, **change))[0].action == "roll back"

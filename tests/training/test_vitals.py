@@ -48,7 +48,8 @@ def brightness(images: Tensor) -> Tensor:
 
 
 def take(dataset: Dataset, fakes: Tensor, critic: Any = brightness) -> Any:
-    return CheckUp(dataset, torch.zeros(len(fakes), 2), 0).take(Says(lambda z: fakes), Says(critic), 5)
+    with_slope = Says(lambda images: critic(images) + 0.0 * brightness(images))
+    return CheckUp(dataset, torch.zeros(len(fakes), 2), 0).take(Says(lambda z: fakes), with_slope, 5)
 
 
 def test_pictures_as_fakes_are_healthy(dataset: Dataset) -> None:
@@ -81,6 +82,13 @@ def test_the_margin_is_in_standard_deviations(dataset: Dataset) -> None:
     assert vitals.margin == pytest.approx(6.0 / torch.linspace(-1, 1, 64).std().item(), rel=1e-3)
     scaled = take(dataset, fakes, lambda images: 100 * critic(images))
     assert scaled.margin == pytest.approx(vitals.margin, rel=1e-3), "a louder critic is not a stronger one"
+
+
+def test_the_slope_is_that_of_the_logit_in_all_pixels(dataset: Dataset) -> None:
+    """The mean over 3·32·32 pixels has the slope 1/3072 in each: a squared slope of 1/3072 in all."""
+    fakes = pictures(dataset, dataset.train[:64])
+    times = [take(dataset, fakes, lambda images, k=k: k * brightness(images)).slope for k in (1.0, 10.0)]
+    assert times == pytest.approx([0.5 * 0.25 / 3072, 50 * 0.25 / 3072], rel=1e-3)
 
 
 @pytest.mark.parametrize(("unseen", "overfit"), [(1.0, 0.0), (0.0, 1.0), (0.4, 0.6)])

@@ -29,7 +29,7 @@ from ganvas.training.game import Game, Turn
 from ganvas.training.log import Log, Tick
 from ganvas.training.memory import fit
 from ganvas.training.monitor import CHECK_IMAGES, Care, Finding
-from ganvas.training.plan import Plan, derive, images_budget
+from ganvas.training.plan import Plan, default_interval, derive, images_budget
 from ganvas.training.players import Players, make_players
 from ganvas.training.run import (
     Interruption,
@@ -260,7 +260,7 @@ def play_on(
                 seed=(seed_after(monitor, plan) << 31) ^ position.seen_images,
                 rate=rate * falling * monitor.care.rate,
                 critic_rate=monitor.care.critic_rate,
-                penalty=every * monitor.care.penalty if step % every == 0 else 0.0,
+                penalty=penalty_weight(config.objective.penalty, every, step, monitor.care.penalty),
                 augmentation=min(MOST, (settings.augment or 0.0) + monitor.care.augmentation),
             )
             crew.say(turn.message())
@@ -348,6 +348,16 @@ def decayed(seen_images: int, constant_images: int) -> float:
 def annealed(progress: float, last: float) -> float:
     """Factor of the learning rate: 1, then linearly to 0 over the `last` part of the budget."""
     return min(1.0, max(0.0, 1.0 - progress) / last) if last > 0 else 1.0
+
+
+def penalty_weight(kind: str, every: int, step: int, factor: float) -> float:
+    """What a step's penalty weighs; 0: it goes without. `factor` is the monitor's: 1 as asked, 2 twice that.
+
+    A run without a penalty has none until the monitor asks for more: then R1 at its defaults, at first once.
+    """
+    if kind == "none":
+        every, factor = default_interval("r1"), 0.0 if factor == 1.0 else factor / 2
+    return every * factor if step % every == 0 else 0.0
 
 
 def make_tick(now: Position, before: Moment, progress: float, rate: float, losses: Losses) -> Tick:

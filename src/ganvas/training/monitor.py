@@ -18,18 +18,28 @@ State = Literal[
 ]
 Action = Literal["more penalty", "slower critic", "more augmentation", "less augmentation", "roll back", "stop"]
 
+# Why a run had to go back: something from outside, or settings that make one player, both, or their variety go wrong.
+Fault = Literal["accident", "critic", "both", "variety"]
+
 CHECK_IMAGES = 2_000  # from one check-up to the next
 WARM_UP = 4  # check-ups before anything but divergence is judged: at first all images are one grey blob
-IN_A_ROW = 2  # check-ups that must agree
+IN_A_ROW = 2  # check-ups that must agree, unless what is seen cannot be chance
 REST = 3  # check-ups after a treatment before the next, for it to work
-MARGIN = 3.0  # standard deviations between reals and fakes from which on the critic is too strong
+MARGIN = 10.0  # standard deviations between reals and fakes from which on the critic is too strong
+STEEP = 1.0  # R1 on reals at the default gamma, from which on it is, too
+LOUD = 1000.0  # between the logits of reals and fakes, either way: the critic is no critic any more
 OVERFIT = 0.6  # of the gap to the fakes that lies between known and unseen pictures (Karras et al. 2020, section 3)
-FALLEN = 0.4  # of its best so far: variety that was there and is gone
-SPREAD = 0.35  # variance of fakes over that of reals below which variety is missing
-APART = 0.35  # distance between neighbours, fakes over reals, below which images are clones
+FALLEN = 0.6  # of its best so far: variety that was there and is gone
+GONE = 0.25  # of its best so far, by which it falls in no sound run, from one check-up to another
+SPREAD = 0.5  # variance of fakes over that of reals below which variety is missing
+APART = 0.6  # distance between neighbours, fakes over reals, below which images are clones
+BURST = 4.0  # variance of fakes over that of reals, above which they are no images any more
+INVERTED, INVERTED_IN_A_ROW = -1.0, 3  # a margin that no sound critic has; check-ups with any below 0
 SATURATED = 0.5  # share of values at black or white, above that of reals: noise or flat signs
 SKIPS = 3  # steps in a row without finite gradients
 ROLL_BACKS = 3  # then it stops and says what to try
+PROVEN = 2  # healthy check-ups after the warm-up, from which on the settings are known to be good
+SLOWER = 3.0  # a learning rate that is too high is divided by it
 MOST_PENALTY, LEAST_RATE = 16.0, 0.25  # factors of what was asked for
 AUGMENT_STEP = 0.1
 WORSE, WORSE_IN_A_ROW, FEWEST_SCORES = 1.15, 3, 5  # a score so many times the best is worse and not noise
@@ -43,18 +53,18 @@ class Care:
 
     penalty: float = 1.0
     rate: float = 1.0  # of both players
-    critic_rate: float = 1.0
+    critic_rate: float = 1.0  # of the discriminator, beside that
     augmentation: float = 0.0  # probability of each change
     roll_backs: int = 0
 
-    def after_roll_back(self) -> Care:
-        """Gentler than before, with other latents: twice the penalty, half the rate."""
-        return replace(
-            self,
-            penalty=min(MOST_PENALTY, self.penalty * 2),
-            rate=max(LEAST_RATE / 2, self.rate / 2),
-            roll_backs=self.roll_backs + 1,
-        )
+    def after_roll_back(self, fault: Fault) -> Care:
+        """With other latents, and gentler unless what happened was an accident."""
+        care = replace(self, roll_backs=self.roll_backs + 1)
+        if fault == "critic":
+            return replace(care, critic_rate=self.critic_rate / SLOWER)
+        if fault == "variety":
+            care = replace(care, penalty=min(MOST_PENALTY, self.penalty * 2))
+        return care if fault == "accident" else replace(care, rate=self.rate / SLOWER)
 
 
 @dataclass(frozen=True)
@@ -64,6 +74,16 @@ class Finding:
     state: State
     why: str
     action: Action | None = None
+
+
+@dataclass(frozen=True)
+class Sign:
+    """What one check-up looks like; `in_a_row` of them count. `fault`: whose it is where that means going back."""
+
+    state: State
+    why: str
+    fault: Fault = "both"
+    in_a_row: int = IN_A_ROW
 
 
 @dataclass
@@ -77,6 +97,7 @@ class Memory:
     best_apart: float = 0.0
     scores: list[float] = field(default_factory=list)  # oldest first
     well_at: int = 0  # images seen at the last check-up that found nothing
+    well: int = 0  # check-ups after the warm-up, since the run last went back, that found nothing
     state: State = "healthy"
 
 
@@ -96,11 +117,11 @@ class Monitor:
         if self._skipped < SKIPS:
             return None
         self._skipped = 0
-        return self._roll_back("diverged", f"{SKIPS} steps in a row had gradients that are not finite")
+        return self._roll_back("diverged", f"{SKIPS} steps in a row had gradients that are not finite", "both")
 
     def broken(self, why: str) -> Finding:
         """Judge weights that cannot be saved."""
-        return self._roll_back("diverged", why)
+        return self._roll_back("diverged", why, "both")
 
     def after_check_up(self, vitals: Vitals) -> Finding:
         """Judge a check-up. The answer's state is that of the run from now on."""
@@ -108,21 +129,22 @@ class Monitor:
         memory.check_ups += 1
         memory.resting = max(0, memory.resting - 1)
         early = memory.check_ups <= WARM_UP
-        state, why = self._judge(vitals)
-        if early and state != "diverged":
-            state, why = "healthy", "too early to tell"
+        seen = self._judge(vitals)
+        if early and seen.state != "diverged":
+            seen = Sign("healthy", "too early to tell")
         memory.best_spread = max(memory.best_spread, min(1.0, vitals.spread))
         memory.best_apart = max(memory.best_apart, min(1.0, vitals.apart))
-        memory.suspected = {state: memory.suspected.get(state, 0) + 1}
-        if state == "healthy":
+        memory.suspected = {seen.state: memory.suspected.get(seen.state, 0) + 1}
+        if seen.state == "healthy":
             memory.state, memory.well_at = "healthy", vitals.seen_images
-            return self._relaxed(vitals, why)
-        if memory.suspected[state] < IN_A_ROW:
-            return Finding(memory.state, why)
-        memory.state = state
-        if memory.resting:
-            return Finding(state, f"{why}; what was done about it is still at work")
-        return self._treat(state, why)
+            memory.well += not early
+            return self._relaxed(vitals, seen.why)
+        if memory.suspected[seen.state] < seen.in_a_row:
+            return Finding(memory.state, seen.why)
+        memory.state = seen.state
+        if memory.resting and seen.state != "diverged":
+            return Finding(seen.state, f"{seen.why}; what was done about it is still at work")
+        return self._treat(seen)
 
     def after_score(self, score: float, progress: float) -> Finding | None:
         """Judge the scores so far: a run that only gets worse has found its best."""
@@ -149,31 +171,46 @@ class Monitor:
         """What a checkpoint keeps of it."""
         return {"care": asdict(self.care), "memory": asdict(self.memory)}
 
-    def _judge(self, vitals: Vitals) -> tuple[State, str]:
+    def _judge(self, vitals: Vitals) -> Sign:
         memory = self.memory
         if vitals.saturated > SATURATED:
-            return "diverged", f"{vitals.saturated:.0%} more of the image is pure black or white than in pictures"
-        if vitals.spread < SPREAD and vitals.spread < FALLEN * memory.best_spread:
-            return (
-                "collapsing",
-                f"images vary {vitals.spread:.2f} times as much as pictures, and did {memory.best_spread:.2f}",
+            why = f"{vitals.saturated:.0%} more of the image is pure black or white than in pictures"
+            return Sign("diverged", why, "both")
+        if vitals.spread > BURST:
+            return Sign("diverged", f"images vary {vitals.spread:.1f} times as much as pictures", "both")
+        if abs(vitals.gap) > LOUD:
+            return Sign(
+                "diverged", f"the critic's answers have run off: {vitals.gap:.2g} from images to pictures", "critic", 1
             )
+        if vitals.margin < 0.0:
+            why = f"the critic prefers images to pictures, by {-vitals.margin:.1f} standard deviations"
+            return Sign("diverged", why, "critic", 1 if vitals.margin < INVERTED else INVERTED_IN_A_ROW)
+        if vitals.spread < SPREAD and vitals.spread < FALLEN * memory.best_spread:
+            why = f"images vary {vitals.spread:.2f} times as much as pictures, and did {memory.best_spread:.2f}"
+            return Sign("collapsing", why, "variety", 1 if vitals.spread < GONE * memory.best_spread else IN_A_ROW)
         if vitals.apart < APART and vitals.apart < FALLEN * memory.best_apart:
-            return "collapsing", f"images are {vitals.apart:.2f} times as far apart as pictures: many are clones"
+            why = f"images are {vitals.apart:.2f} times as far apart as pictures: many are clones"
+            return Sign("collapsing", why, "variety", 1 if vitals.apart < GONE * memory.best_apart else IN_A_ROW)
         if vitals.overfit is not None and vitals.overfit > OVERFIT:
-            return "critic over-fitting", f"{vitals.overfit:.0%} of what the critic sees is which pictures it knows"
+            why = f"{vitals.overfit:.0%} of what the critic sees is which pictures it knows"
+            return Sign("critic over-fitting", why)
         if vitals.margin > MARGIN:
-            return "critic too strong", f"it tells images from pictures by {vitals.margin:.1f} standard deviations"
-        return "healthy", "nothing to remark"
+            why = f"it tells images from pictures by {vitals.margin:.1f} standard deviations"
+            return Sign("critic too strong", why)
+        if vitals.slope > STEEP:
+            return Sign(
+                "critic too strong", f"its answers change too fast from picture to picture: R1 {vitals.slope:.2g}"
+            )
+        return Sign("healthy", "nothing to remark")
 
-    def _treat(self, state: State, why: str) -> Finding:
+    def _treat(self, seen: Sign) -> Finding:
         """Choose the answer to a state that has lasted, and put it into `care`."""
+        state, why, care = seen.state, seen.why, self.care
         if not self.treats:
             return Finding(state, why)
-        care = self.care
         self.memory.resting = REST
         if state in ("diverged", "collapsing"):
-            return self._roll_back(state, why)
+            return self._roll_back(state, why, seen.fault)
         if state == "critic over-fitting" and care.augmentation < MOST:
             self.care = replace(care, augmentation=min(MOST, round(care.augmentation + AUGMENT_STEP, 3)))
             self.memory.resting = 0
@@ -194,14 +231,17 @@ class Monitor:
             return Finding("healthy", "the critic no longer knows its pictures by heart", "less augmentation")
         return Finding("healthy", why)
 
-    def _roll_back(self, state: State, why: str) -> Finding:
-        self.memory.state = state
+    def _roll_back(self, state: State, why: str, fault: Fault) -> Finding:
+        """Ask for an earlier time. Where the run had been well since it last went back, an accident has befallen it,
+        and other latents are enough; else, and the last time, the settings are at fault, and `fault` says which."""
+        memory = self.memory
+        memory.state = state
         if self.care.roll_backs >= ROLL_BACKS:
             return Finding(state, f"{why}, after going back {ROLL_BACKS} times", "stop")
-        self.care = self.care.after_roll_back()
+        chance = memory.well >= PROVEN and self.care.roll_backs < ROLL_BACKS - 1
+        self.care = self.care.after_roll_back("accident" if chance else fault)
         # What was learned of the time that is now undone does not count; what was healthy then is so again.
-        before = self.memory
-        self.memory = Memory(check_ups=0, resting=REST, scores=before.scores, well_at=before.well_at, state=state)
+        self.memory = Memory(resting=REST, scores=memory.scores, well_at=memory.well_at, state=state)
         return Finding(state, why, "roll back")
 
 

@@ -13,8 +13,10 @@ from torch import Tensor, nn
 from torch.nn.functional import adaptive_avg_pool2d
 
 from ganvas.data.cache import Dataset
+from ganvas.training.plan import default_gamma
 from ganvas.training.step import to_tensor
 
+STEEPNESS_OF = 16  # reals whose slope is taken: it costs three passes of the discriminator
 IMAGES = 64  # of each kind: reals trained on, reals held out, fakes
 FEWEST = 8  # held-out pictures below which nothing is said of over-fitting
 SIDE = 8  # images are compared at this size: their layout and colours, not their grain
@@ -25,7 +27,9 @@ class Vitals:
     """One check-up. Logits are the discriminator's; None where nothing is held out."""
 
     seen_images: int
-    margin: float  # mean logit of reals less that of fakes, in standard deviations of the logits (d')
+    gap: float  # mean logit of reals less that of fakes
+    margin: float  # the same in standard deviations of the logits (d')
+    slope: float  # R1 on reals (half the squared slope of their logits) at the default γ of this size: 1 is steep
     overfit: float | None  # (D(trained on) - D(held out)) / (D(trained on) - D(fakes)): 0 healthy, 1 known by heart
     spread: float  # variance of fakes over that of reals, images at 8x8: below 1 there is less variety
     apart: float  # median distance of a fake to its nearest fake, over the same of reals: 0 when they are clones
@@ -57,18 +61,29 @@ class CheckUp:
             real_logits = discriminator(reals, *labels).float()
             unseen, labels = self._unseen
             unseen_logits = discriminator(unseen, *labels).float() if len(unseen) >= FEWEST else None
+            slope = self._slope(discriminator)
         gap = (real_logits.mean() - fake_logits.mean()).item()
         noise = ((real_logits.var() + fake_logits.var()) / 2).sqrt().item()
         known = None if unseen_logits is None else (real_logits.mean() - unseen_logits.mean()).item()
         small, small_reals = shrink(fakes), shrink(reals)
         return Vitals(
             seen_images=seen_images,
+            gap=gap,
             margin=gap / max(noise, 1e-9),
+            slope=slope,
             overfit=None if known is None else known / gap if gap > 1e-6 else 0.0,
             spread=small.var(0).sum().item() / max(small_reals.var(0).sum().item(), 1e-9),
             apart=nearest(small) / max(nearest(small_reals), 1e-9),
             saturated=extreme(fakes) - extreme(reals),
         )
+
+    @torch.enable_grad()
+    def _slope(self, discriminator: nn.Module) -> float:
+        reals = self._reals[0][:STEEPNESS_OF].detach().requires_grad_(True)
+        labels = (label[:STEEPNESS_OF] for label in self._reals[1])
+        (slopes,) = torch.autograd.grad(discriminator(reals, *labels).float().sum(), reals)
+        height, width = reals.shape[-2:]
+        return 0.5 * (default_gamma("r1", height * width) or 0.0) * slopes.square().sum((1, 2, 3)).mean().item()
 
     def _pictures(self, dataset: Dataset, indices: np.ndarray) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Pictures as the networks see them, and their classes where there are any."""
