@@ -1,7 +1,7 @@
 """Runs made to fail, watched and unwatched, beside healthy ones: what the monitor saw, when, and what it was worth.
 
     python benchmarks/monitor.py                     # 12 healthy runs, then every failure twice; about an hour
-    python benchmarks/monitor.py --only healthy      # or the names of failures, with commas between
+    python benchmarks/monitor.py --only healthy      # or "healthy faces", or names of failures, with commas between
     python benchmarks/monitor.py --part watched      # or unwatched
     python benchmarks/monitor.py --table             # of the results that are stored; trains nothing
 
@@ -250,8 +250,10 @@ def main() -> None:
     more = {"threads": asked.threads, "shares": 2} if asked.threads else {}
     root = Path(tempfile.mkdtemp())
     for name in names:
-        if name == "healthy":
+        if name.startswith("healthy"):
             for data, source in HEALTHY.items():
+                if name not in ("healthy", f"healthy {data}"):
+                    continue
                 for seed in SEEDS:
                     settings = {"seed": seed, "interventions": False, **more}
                     settings |= {"count": 8000} if data in ("avatars", "cifar") else {}

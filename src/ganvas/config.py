@@ -161,8 +161,10 @@ class TrainingSettings(Settings):
     metric: str | None = Field(
         None, description="Features of the score while training, or none; derived: lite0@96 where its extra is there."
     )
-    interventions: bool = Field(
-        False, description="Answer what the monitor judges to go wrong, not only what is certainly broken."
+    interventions: bool | None = Field(
+        None,
+        description="Answer what the monitor judges to go wrong, not only what is certainly broken; derived: "
+        "yes, but not for dcgan.",
     )
     tensorboard: bool = Field(False, description="Also write TensorBoard logs (extra: tensorboard).")
 

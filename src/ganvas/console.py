@@ -217,12 +217,14 @@ class TrainingLine(Watcher):
 
 def what_was_done(finding: Finding, care: Care) -> str:
     """The monitor's action in plain words."""
+    factors = (("penalty", care.penalty), ("rate", care.rate), ("discriminator's rate", care.critic_rate))
+    changes = [f"{value:.3g} times the {name}" for name, value in factors if value != 1.0]
     words = {
         "more penalty": f"the penalty is {care.penalty:g} times what it was at first",
         "slower critic": f"the discriminator learns at {care.critic_rate:g} times its rate",
         "more augmentation": f"its pictures are changed by {care.augmentation:g} more often than the plan says",
         "less augmentation": f"its pictures are changed by {care.augmentation:g} more often than the plan says",
-        "roll back": f"went back to before, with {care.penalty:g} times the penalty and {care.rate:g} times the rate",
+        "roll back": f"went back to before, with {' and '.join(changes) or 'other latents'}",
         "stop": "stopped",
     }
     return words[finding.action or "stop"]

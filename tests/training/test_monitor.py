@@ -18,6 +18,7 @@ from ganvas.training.loop import Watcher, train
 from ganvas.training.monitor import (
     AUGMENT_STEP,
     MOST_PENALTY,
+    PROVEN,
     REST,
     ROLL_BACKS,
     WARM_UP,
@@ -40,7 +41,7 @@ def follow(watch: Monitor, *vitals: Vitals, start: int = 0) -> list[Finding]:
 def watch() -> Monitor:
     """A monitor of a run that was well so far."""
     found = Monitor()
-    assert {finding.state for finding in follow(found, *[WELL] * (WARM_UP + 3))} == {"healthy"}
+    assert {finding.state for finding in follow(found, *[WELL] * (WARM_UP + PROVEN))} == {"healthy"}
     return found
 
 
@@ -141,17 +142,12 @@ def test_a_run_that_never_was_well_has_a_rate_that_is_too_high() -> None:
     assert watch.care.rate == pytest.approx(monitor.SLOWER**-2) and watch.care.critic_rate == watch.care.penalty == 1
 
 
-def test_going_back_again_at_once_is_no_accident(watch: Monitor) -> None:
-    lost(watch)
-    lost(watch)
-    assert watch.care.rate < 1
-
-
-def test_the_last_time_is_no_accident(watch: Monitor) -> None:
+@pytest.mark.parametrize("between", [0, WARM_UP + PROVEN])
+def test_the_last_time_is_no_accident(watch: Monitor, between: int) -> None:
     for _ in range(ROLL_BACKS):
         rate = watch.care.rate
         lost(watch)
-        follow(watch, *[WELL] * (WARM_UP + 3))
+        follow(watch, *[WELL] * between)
     assert rate == 1 and watch.care.rate < 1
 
 
@@ -162,12 +158,18 @@ def test_a_critic_that_has_it_the_wrong_way_round_learns_too_fast() -> None:
     assert watch.care.critic_rate < 1 and watch.care.rate == watch.care.penalty == 1
 
 
-@pytest.mark.parametrize("change", [{"margin": -5.0}, {"spread": 9.0}])
+@pytest.mark.parametrize("change", [{"margin": -5.0}, {"saturated": 0.99}])
 def test_what_cannot_be_right_is_diverged_from_the_first(change: dict[str, float]) -> None:
     watch = Monitor()
     found = follow(watch, *[replace(WELL, **change)] * 2)
     assert "roll back" in [finding.action for finding in found]
     assert {finding.state for finding in found if finding.action} == {"diverged"}
+
+
+def test_images_that_burst_are_diverged_unless_the_weights_are_new(watch: Monitor) -> None:
+    burst = [replace(WELL, spread=9.0)] * 2
+    assert follow(watch, *burst)[-1].action == "roll back"
+    assert not any(finding.action for finding in follow(Monitor(), *burst, *burst))
 
 
 def test_a_collapse_of_a_run_that_never_was_well_raises_the_penalty() -> None:
@@ -305,7 +307,8 @@ def test_what_is_only_judged_ends_no_run_unless_asked(
     monkeypatch.setattr(loop, "CHECK_IMAGES", 4)
     monkeypatch.setattr(loop.CheckUp, "take", lambda *given: replace(SICK["diverged"], seen_images=given[-1]))
     heard = Heard()
-    folder = train(pictures, tmp_path / "run", watcher=heard, images=40, **tiny).folder
+    settings = {**tiny, "images": 40, "interventions": False}
+    folder = train(pictures, tmp_path / "run", watcher=heard, **settings).folder
     assert "diverged" in {finding.state for finding in heard.found}
     assert not any(finding.action for finding in heard.found)
     assert Generator.load(folder).seen_images == 40
@@ -344,3 +347,12 @@ def test_a_run_without_a_penalty_gets_one_where_its_critic_is_too_steep(
 @pytest.mark.parametrize("change", [{"spread": 0.1}, {"apart": 0.1}])
 def test_variety_that_is_gone_at_one_blow_cannot_be_chance(watch: Monitor, change: dict[str, float]) -> None:
     assert follow(watch, replace(WELL, **change))[0].action == "roll back"
+
+
+def test_a_critic_that_is_too_strong_spoils_nothing_that_was_learned() -> None:
+    """What an accident then undoes is the time since the last look, not the whole run."""
+    watch = Monitor(treats=False)
+    follow(watch, *[SICK["critic too strong"]] * (WARM_UP + PROVEN), start=100)
+    assert watch.memory.sound_at == 100 + WARM_UP + PROVEN - 1
+    follow(watch, SICK["collapsing"], start=200)
+    assert watch.memory.sound_at < 200

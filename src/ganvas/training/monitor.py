@@ -28,17 +28,20 @@ REST = 3  # check-ups after a treatment before the next, for it to work
 MARGIN = 10.0  # standard deviations between reals and fakes from which on the critic is too strong
 STEEP = 1.0  # R1 on reals at the default gamma, from which on it is, too
 LOUD = 1000.0  # between the logits of reals and fakes, either way: the critic is no critic any more
+CLEAR = 0.5  # standard deviations between reals and fakes, below which a share of that is noise
 OVERFIT = 0.6  # of the gap to the fakes that lies between known and unseen pictures (Karras et al. 2020, section 3)
 FALLEN = 0.6  # of its best so far: variety that was there and is gone
 GONE = 0.25  # of its best so far, by which it falls in no sound run, from one check-up to another
 SPREAD = 0.5  # variance of fakes over that of reals below which variety is missing
 APART = 0.6  # distance between neighbours, fakes over reals, below which images are clones
-BURST = 4.0  # variance of fakes over that of reals, above which they are no images any more
+BURST = 4.0  # variance of fakes over that of reals, above which they are no images any more; new weights begin there
 INVERTED, INVERTED_IN_A_ROW = -1.0, 3  # a margin that no sound critic has; check-ups with any below 0
-SATURATED = 0.5  # share of values at black or white, above that of reals: noise or flat signs
+SATURATED = 0.8  # share of values at black or white, above that of reals: noise or flat signs
 SKIPS = 3  # steps in a row without finite gradients
 ROLL_BACKS = 3  # then it stops and says what to try
-PROVEN = 2  # healthy check-ups after the warm-up, from which on the settings are known to be good
+PROVEN = (
+    4  # check-ups after the warm-up that found the weights unspoilt, from which on the settings are known to be good
+)
 SLOWER = 3.0  # a learning rate that is too high is divided by it
 MOST_PENALTY, LEAST_RATE = 16.0, 0.25  # factors of what was asked for
 AUGMENT_STEP = 0.1
@@ -96,8 +99,8 @@ class Memory:
     best_spread: float = 0.0
     best_apart: float = 0.0
     scores: list[float] = field(default_factory=list)  # oldest first
-    well_at: int = 0  # images seen at the last check-up that found nothing
-    well: int = 0  # check-ups after the warm-up, since the run last went back, that found nothing
+    sound: int = 0  # check-ups after the warm-up that found the weights unspoilt
+    sound_at: int = 0  # images seen at the last of them: what lies before it is worth going back to
     state: State = "healthy"
 
 
@@ -135,9 +138,10 @@ class Monitor:
         memory.best_spread = max(memory.best_spread, min(1.0, vitals.spread))
         memory.best_apart = max(memory.best_apart, min(1.0, vitals.apart))
         memory.suspected = {seen.state: memory.suspected.get(seen.state, 0) + 1}
+        if not early and seen.state not in ("diverged", "collapsing"):
+            memory.sound, memory.sound_at = memory.sound + 1, vitals.seen_images
         if seen.state == "healthy":
-            memory.state, memory.well_at = "healthy", vitals.seen_images
-            memory.well += not early
+            memory.state = "healthy"
             return self._relaxed(vitals, seen.why)
         if memory.suspected[seen.state] < seen.in_a_row:
             return Finding(memory.state, seen.why)
@@ -176,22 +180,23 @@ class Monitor:
         if vitals.saturated > SATURATED:
             why = f"{vitals.saturated:.0%} more of the image is pure black or white than in pictures"
             return Sign("diverged", why, "both")
-        if vitals.spread > BURST:
+        if vitals.spread > BURST and memory.check_ups > WARM_UP:
             return Sign("diverged", f"images vary {vitals.spread:.1f} times as much as pictures", "both")
         if abs(vitals.gap) > LOUD:
             return Sign(
                 "diverged", f"the critic's answers have run off: {vitals.gap:.2g} from images to pictures", "critic", 1
             )
-        if vitals.margin < 0.0:
-            why = f"the critic prefers images to pictures, by {-vitals.margin:.1f} standard deviations"
-            return Sign("diverged", why, "critic", 1 if vitals.margin < INVERTED else INVERTED_IN_A_ROW)
+        if vitals.margin < INVERTED:
+            return Sign("diverged", wrong_way_round(vitals), "critic", 1)
         if vitals.spread < SPREAD and vitals.spread < FALLEN * memory.best_spread:
             why = f"images vary {vitals.spread:.2f} times as much as pictures, and did {memory.best_spread:.2f}"
             return Sign("collapsing", why, "variety", 1 if vitals.spread < GONE * memory.best_spread else IN_A_ROW)
         if vitals.apart < APART and vitals.apart < FALLEN * memory.best_apart:
             why = f"images are {vitals.apart:.2f} times as far apart as pictures: many are clones"
             return Sign("collapsing", why, "variety", 1 if vitals.apart < GONE * memory.best_apart else IN_A_ROW)
-        if vitals.overfit is not None and vitals.overfit > OVERFIT:
+        if vitals.margin < 0.0:
+            return Sign("diverged", wrong_way_round(vitals), "critic", INVERTED_IN_A_ROW)
+        if vitals.overfit is not None and vitals.overfit > OVERFIT and vitals.margin > CLEAR:
             why = f"{vitals.overfit:.0%} of what the critic sees is which pictures it knows"
             return Sign("critic over-fitting", why)
         if vitals.margin > MARGIN:
@@ -232,17 +237,24 @@ class Monitor:
         return Finding("healthy", why)
 
     def _roll_back(self, state: State, why: str, fault: Fault) -> Finding:
-        """Ask for an earlier time. Where the run had been well since it last went back, an accident has befallen it,
-        and other latents are enough; else, and the last time, the settings are at fault, and `fault` says which."""
+        """Ask for an earlier time. Where the run had once been well, an accident has befallen it, and other latents are
+        enough; else, and the last time, the settings are at fault, and `fault` says which."""
         memory = self.memory
         memory.state = state
         if self.care.roll_backs >= ROLL_BACKS:
             return Finding(state, f"{why}, after going back {ROLL_BACKS} times", "stop")
-        chance = memory.well >= PROVEN and self.care.roll_backs < ROLL_BACKS - 1
+        chance = memory.sound >= PROVEN and self.care.roll_backs < ROLL_BACKS - 1
         self.care = self.care.after_roll_back("accident" if chance else fault)
         # What was learned of the time that is now undone does not count; what was healthy then is so again.
-        self.memory = Memory(resting=REST, scores=memory.scores, well_at=memory.well_at, state=state)
+        self.memory = Memory(
+            resting=REST, scores=memory.scores, sound_at=memory.sound_at, sound=memory.sound, state=state
+        )
         return Finding(state, why, "roll back")
+
+
+def wrong_way_round(vitals: Vitals) -> str:
+    """A critic that fools itself, in words."""
+    return f"the critic prefers images to pictures, by {-vitals.margin:.1f} standard deviations"
 
 
 def stored(state: dict[str, Any], treats: bool) -> Monitor:

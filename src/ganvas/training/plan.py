@@ -84,6 +84,7 @@ def derive(config: RunConfig, dataset: Dataset, machine: Machine, processes: int
             default_augmentation(pictures),
             f"for {pictures:,} pictures: the fewer, the sooner they are learned by heart",
         ),
+        interventions=(name != "dcgan", f"answers to what goes wrong, for {name}"),
     )
     assert training.batch is not None
     each = shares_for(max(1, training.batch // processes), machine.threads, device, family.divisible)

@@ -135,7 +135,7 @@ def resume(folder: Path, plan: Plan, dataset: Dataset, players: Players) -> Posi
     """
     found = load_latest(folder, expect=players.expected())
     if found is None:
-        return Position(monitor=Monitor(plan.config.training.interventions))
+        return Position(monitor=Monitor(bool(plan.config.training.interventions)))
     state: dict[str, Any] = found.state
     if state["data_digest"] != dataset.digest:
         raise SettingError(
@@ -145,7 +145,7 @@ def resume(folder: Path, plan: Plan, dataset: Dataset, players: Players) -> Posi
     check_config(state["config"], plan.config, folder)
     players.restore(found.tensors)
     position = Position(found.seen_images, float(state["seconds"]), Moment(*state["drawn"]) if state["drawn"] else None)
-    position.monitor = stored_monitor(state, plan.config.training.interventions)
+    position.monitor = stored_monitor(state, bool(plan.config.training.interventions))
     position.notes += [f"passed over a damaged checkpoint: {line}" for line in found.skipped]
     now = fingerprint(plan)
     if state["machine"] != now:
@@ -222,7 +222,7 @@ def go_back(folder: Path, plan: Plan, dataset: Dataset, players: Players, positi
     """
     found = None
     with suppress(CheckpointError):
-        found = load_latest(folder, expect=players.expected(), upto=position.monitor.memory.well_at)
+        found = load_latest(folder, expect=players.expected(), upto=position.monitor.memory.sound_at)
     if found is not None:
         players.restore(found.tensors)
     else:
