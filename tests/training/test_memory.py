@@ -90,8 +90,35 @@ def test_free_memory_is_what_kernel_and_container_leave(
         (tmp_path / name).write_text(text)
     monkeypatch.setattr(memory, "MEMINFO", tmp_path / "meminfo")
     monkeypatch.setattr(memory, "CGROUP", tmp_path)
+    (tmp_path / "own").write_text("0::/\n")
+    monkeypatch.setattr(memory, "OWN_CGROUPS", tmp_path / "own")
     assert free_bytes("cpu") == expected
     assert free_bytes("mps") is None
+
+
+@pytest.mark.parametrize(
+    ("own", "folder", "limit", "used"),
+    [
+        ("0::/", ".", "memory.max", "memory.current"),
+        ("0::/user/job", "user/job", "memory.max", "memory.current"),
+        ("0::/user/job", "user", "memory.max", "memory.current"),
+        ("0::/nobody/sees/this", ".", "memory.max", "memory.current"),
+        ("4:cpu,memory:/job\n0::/", "memory/job", "memory.limit_in_bytes", "memory.usage_in_bytes"),
+        ("4:memory:/hidden/here", "memory", "memory.limit_in_bytes", "memory.usage_in_bytes"),
+    ],
+)
+def test_every_control_group_that_holds_this_process_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, own: str, folder: str, limit: str, used: str
+) -> None:
+    (tmp_path / "meminfo").write_text("MemAvailable: 9000 kB\n")
+    (tmp_path / "own").write_text(own + "\n")
+    (tmp_path / folder).mkdir(parents=True, exist_ok=True)
+    for name, text in {limit: "5000", used: "3000", "memory.stat": "anon 3\ninactive_file 500\n"}.items():
+        (tmp_path / folder / name).write_text(text)
+    monkeypatch.setattr(memory, "MEMINFO", tmp_path / "meminfo")
+    monkeypatch.setattr(memory, "CGROUP", tmp_path)
+    monkeypatch.setattr(memory, "OWN_CGROUPS", tmp_path / "own")
+    assert free_bytes("cpu") == 2500
 
 
 # 2 shares of 8 images in the plan; bytes are chosen so that each step down halves what images take.

@@ -356,3 +356,14 @@ def test_a_critic_that_is_too_strong_spoils_nothing_that_was_learned() -> None:
     assert watch.memory.sound_at == 100 + WARM_UP + PROVEN - 1
     follow(watch, SICK["collapsing"], start=200)
     assert watch.memory.sound_at < 200
+
+
+def test_what_is_certain_counts_before_what_must_be_seen_again(watch: Monitor) -> None:
+    assert follow(watch, replace(WELL, margin=-7.0, spread=6.5))[0].action == "roll back"
+
+
+def test_a_fault_that_was_not_mended_is_blamed_again() -> None:
+    watch = Monitor()
+    follow(watch, replace(WELL, gap=-2e4))
+    follow(watch, *[WELL] * WARM_UP, *[SICK["collapsing"]] * 2)
+    assert watch.care == Care(critic_rate=monitor.SLOWER**-2, roll_backs=2)

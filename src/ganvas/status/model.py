@@ -59,7 +59,9 @@ class Health(Part):
     state: str = Field(description="Of the newest row; 'not watched' where there is none.")
     why: str = ""
     seen_images: int | None = None
-    treats: bool = Field(False, description="Whether what the monitor judges is answered: --interventions.")
+    treats: bool = Field(
+        False, description="Whether what the monitor judges is answered, and not with --no-interventions only named."
+    )
     treatment: dict[str, float] = Field({}, description="Factors and counts in force, where they differ from none.")
     interventions: list[Intervention] = []
     from_images: int = Field(0, description="Interventions before so many images were not read (the file is long).")

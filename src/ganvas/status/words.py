@@ -181,8 +181,8 @@ def health_words(health: Health) -> str:
     if health.seen_images is None:
         return health.state
     words = [f"{health.state} at {health.seen_images:,} images" + (f" ({health.why})" if health.why else "")]
-    if health.treats:
-        words.append("judgements are answered")
+    if not health.treats:
+        words.append("only watched")
     since = f" since {health.from_images:,} images" if health.from_images else ""
     count = len(health.interventions)
     words.append(f"{count or 'no'} intervention{'' if count == 1 else 's'}{since}")

@@ -6,6 +6,7 @@ of them, and one share for each member at work: fewer at once, or more and small
 
 from __future__ import annotations
 
+import math
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -30,7 +31,7 @@ SPARE, BASE_BYTES = 2.0, 100_000_000
 # With so much the trial is not worth its second: bytes for an image, pixel and channel of the largest maps, and for the
 # square of these channels. Training takes less than half of that.
 PLENTY_MAPS, PLENTY_WEIGHTS = 500, 200_000
-CGROUP = Path("/sys/fs/cgroup")
+CGROUP, OWN_CGROUPS = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 MEMINFO = Path("/proc/meminfo")
 
 
@@ -90,13 +91,44 @@ def free_bytes(device: str) -> int | None:
         free = 1024 * int(lines["MemAvailable"].split()[0])
     except (OSError, KeyError, ValueError, IndexError):
         return None
+    return max(0, int(min([free, *map(left_of, control_groups())])))
+
+
+class ControlGroup(NamedTuple):
+    """A folder of the kernel's, and the names that its two versions give to limit and use."""
+
+    folder: Path
+    limit: str
+    used: str
+
+
+def control_groups() -> Iterator[ControlGroup]:
+    """Those that this process is in, its container's among them, and all above."""
     try:
-        limit, used = (int((CGROUP / name).read_text()) for name in ("memory.max", "memory.current"))
-        counters = dict(line.split() for line in (CGROUP / "memory.stat").read_text().splitlines())
-        used -= int(counters.get("inactive_file", 0))  # pages of files, which the kernel gives up first
-    except (OSError, ValueError):  # no such limit
-        return free
-    return max(0, min(free, limit - used))
+        own = [line.split(":", 2) for line in OWN_CGROUPS.read_text().splitlines()]
+    except OSError:
+        return
+    for number, controllers, path in own:
+        if number == "0":
+            base, limit, used = CGROUP, "memory.max", "memory.current"
+        elif "memory" in controllers.split(","):
+            base, limit, used = CGROUP / "memory", "memory.limit_in_bytes", "memory.usage_in_bytes"
+        else:
+            continue
+        folder = Path(path.strip("/"))
+        for each in (folder, *folder.parents):  # in a container the upper ones alone may be visible
+            yield ControlGroup(base / each, limit, used)
+
+
+def left_of(group: ControlGroup) -> float:
+    """Bytes that a group's limit leaves; infinite where it has none."""
+    try:
+        limit, used = (int((group.folder / name).read_text()) for name in (group.limit, group.used))
+        counters = dict(line.split() for line in (group.folder / "memory.stat").read_text().splitlines())
+        # Pages of files are what the kernel gives up first.
+        return limit - used + int(counters.get("total_inactive_file", counters.get("inactive_file", 0)))
+    except (OSError, ValueError):  # "max", or no such files
+        return math.inf
 
 
 def measure_need(plan: Plan) -> Need:

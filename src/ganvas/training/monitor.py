@@ -1,8 +1,9 @@
 """Is it healthy? Judges the vitals of a run as an engineer would, and says what to do about it.
 
 Knows nothing of networks or files: numbers come in, findings go out, and the loop carries out what they ask for.
-The thresholds are from the literature and from looking at few runs; benchmarks/monitor.py is there to set them by runs
-that are made to fail, and until that is done nothing but what is certainly broken is answered unless asked for.
+The thresholds lie between what healthy runs showed and what runs that were made to fail did (benchmarks/monitor.py and
+docs/train.md; all at 32x32). Healthy runs of two data sets differ more than a healthy run from one that is ill, so
+they are wide: a false alarm costs a sound run more than a late one costs a failing run.
 """
 
 from __future__ import annotations
@@ -101,6 +102,7 @@ class Memory:
     scores: list[float] = field(default_factory=list)  # oldest first
     sound: int = 0  # check-ups after the warm-up that found the weights unspoilt
     sound_at: int = 0  # images seen at the last of them: what lies before it is worth going back to
+    blamed: Fault | None = None  # for the last time that it went back, unless that was an accident
     state: State = "healthy"
 
 
@@ -179,15 +181,14 @@ class Monitor:
         memory = self.memory
         if vitals.saturated > SATURATED:
             why = f"{vitals.saturated:.0%} more of the image is pure black or white than in pictures"
-            return Sign("diverged", why, "both")
-        if vitals.spread > BURST and memory.check_ups > WARM_UP:
-            return Sign("diverged", f"images vary {vitals.spread:.1f} times as much as pictures", "both")
+            return Sign("diverged", why, "both", 1 if abs(vitals.gap) > LOUD else IN_A_ROW)
         if abs(vitals.gap) > LOUD:
-            return Sign(
-                "diverged", f"the critic's answers have run off: {vitals.gap:.2g} from images to pictures", "critic", 1
-            )
+            why = f"the critic's answers have run off: {vitals.gap:.2g} from images to pictures"
+            return Sign("diverged", why, "critic", 1)
         if vitals.margin < INVERTED:
             return Sign("diverged", wrong_way_round(vitals), "critic", 1)
+        if vitals.spread > BURST and memory.check_ups > WARM_UP:
+            return Sign("diverged", f"images vary {vitals.spread:.1f} times as much as pictures", "both")
         if vitals.spread < SPREAD and vitals.spread < FALLEN * memory.best_spread:
             why = f"images vary {vitals.spread:.2f} times as much as pictures, and did {memory.best_spread:.2f}"
             return Sign("collapsing", why, "variety", 1 if vitals.spread < GONE * memory.best_spread else IN_A_ROW)
@@ -238,16 +239,24 @@ class Monitor:
 
     def _roll_back(self, state: State, why: str, fault: Fault) -> Finding:
         """Ask for an earlier time. Where the run had once been well, an accident has befallen it, and other latents are
-        enough; else, and the last time, the settings are at fault, and `fault` says which."""
+        enough; else, and the last time, the settings are at fault: those that `fault` names, or the same as before."""
         memory = self.memory
         memory.state = state
         if self.care.roll_backs >= ROLL_BACKS:
             return Finding(state, f"{why}, after going back {ROLL_BACKS} times", "stop")
-        chance = memory.sound >= PROVEN and self.care.roll_backs < ROLL_BACKS - 1
-        self.care = self.care.after_roll_back("accident" if chance else fault)
+        if memory.sound >= PROVEN and self.care.roll_backs < ROLL_BACKS - 1:
+            fault = "accident"
+        elif memory.blamed is not None:
+            fault = memory.blamed
+        self.care = self.care.after_roll_back(fault)
         # What was learned of the time that is now undone does not count; what was healthy then is so again.
         self.memory = Memory(
-            resting=REST, scores=memory.scores, sound_at=memory.sound_at, sound=memory.sound, state=state
+            resting=REST,
+            scores=memory.scores,
+            sound=memory.sound,
+            sound_at=memory.sound_at,
+            blamed=None if fault == "accident" else fault,
+            state=state,
         )
         return Finding(state, why, "roll back")
 
