@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+import json
+from contextlib import nullcontext
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -11,11 +13,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from ganvas.checkpoint import load_latest
 from ganvas.config import DataSettings, NetworkSettings, make_config
+from ganvas.errors import GanvasError
 from ganvas.networks import build
 from ganvas.objectives import adversarial
 from ganvas.runtime import Machine
+from ganvas.training import game
 from ganvas.training.loop import train
+from ganvas.training.monitor import Monitor
 from ganvas.training.players import Players, make_players
 from ganvas.training.step import play
 from ganvas.training.team import Team
@@ -199,3 +205,61 @@ def test_the_gpu_benchmark_reports_every_part_and_what_failed(
     with pytest.raises(SystemExit) as ended:
         gpu.parse([])
     assert ended.value.code == 2 and "there is none here" in capsys.readouterr().err
+
+
+@pytest.fixture
+def monitored(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The benchmark of failures, which happen after 8 images."""
+    monkeypatch.syspath_prepend(str(Path(__file__).resolve().parents[1] / "benchmarks"))
+    benchmark = importlib.import_module("monitor")
+    monkeypatch.setattr(benchmark, "HALF", 8)
+    return benchmark
+
+
+def test_each_failure_is_provoked_and_taken_back(
+    pictures: Path, tmp_path: Path, tiny: dict[str, Any], monitored: Any
+) -> None:
+    plain = game.play, game.adversarial, Players.set_learning_rate, Monitor._roll_back
+
+    def last(name: str, wrong: Any) -> str:
+        """The last losses of a run, or how it failed."""
+        try:
+            with monitored.nobody_acts(), wrong():
+                folder = train(pictures, tmp_path / name, images=200, **{**tiny, "interventions": False}).folder
+        except GanvasError as error:
+            return str(error)
+        rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        return str([{**row, "seconds": 0, "images_per_second": 0} for row in rows])
+
+    untouched = last("untouched", nullcontext)
+    provoked = {name: wrong for name, (_, wrong) in monitored.FAILURES.items() if wrong is not None}
+    assert len(provoked) >= 8
+    for name, wrong in provoked.items():
+        assert last(name.replace(" ", "-"), wrong) != untouched, name
+    assert plain == (game.play, game.adversarial, Players.set_learning_rate, Monitor._roll_back)
+
+
+def test_one_bit_of_the_newest_checkpoint_is_damaged(
+    pictures: Path, tmp_path: Path, tiny: dict[str, Any], monitored: Any
+) -> None:
+    folder = train(pictures, tmp_path / "run", images=16, **{**tiny, "save_minutes": 1e-9}).folder
+    before = load_latest(folder)
+    monitored.damage(folder)
+    after = load_latest(folder)
+    assert before is not None and after is not None
+    assert after.seen_images < before.seen_images and after.skipped
+
+
+def test_the_table_of_failures_compares_with_the_untouched_run(monitored: Any) -> None:
+    well = {"fd": 100.0, "failed": None, "said": []}
+    went_back = {"at": 22_000, "state": "diverged", "action": "roll back"}
+    results = {
+        "healthy faces 3": well,
+        "healthy digits 3": {**well, "said": [{"at": 5, "state": "collapsing", "action": None}]},
+        f"{monitored.NOTHING}: watched": well,
+        "weights x30: unwatched": {"fd": None, "failed": "broken", "said": []},
+        "weights x30: watched": {"fd": 110.0, "failed": None, "said": [went_back]},
+    }
+    text = monitored.table(results)
+    assert "2 healthy runs, false alarms in 1: healthy digits 3" in text
+    assert "| weights x30 | 22000 | diverged | 1x roll back | none (failed) | 110.0 | 1.10 |" in text
