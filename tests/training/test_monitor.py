@@ -360,10 +360,11 @@ def test_a_critic_that_is_too_strong_spoils_nothing_that_was_learned() -> None:
 
 def test_what_is_certain_counts_before_what_must_be_seen_again(watch: Monitor) -> None:
     assert follow(watch, replace(WELL, margin=-7.0, spread=6.5))[0].action == "roll back"
+    assert follow(watch, replace(WELL, margin=-10.0, saturated=0.97))[0].action == "roll back"
 
 
 def test_a_fault_that_was_not_mended_is_blamed_again() -> None:
     watch = Monitor()
     follow(watch, replace(WELL, gap=-2e4))
-    follow(watch, *[WELL] * WARM_UP, *[SICK["collapsing"]] * 2)
+    follow(watch, *[WELL] * (WARM_UP + PROVEN), *[SICK["collapsing"]] * 2)
     assert watch.care == Care(critic_rate=monitor.SLOWER**-2, roll_backs=2)

@@ -181,7 +181,8 @@ class Monitor:
         memory = self.memory
         if vitals.saturated > SATURATED:
             why = f"{vitals.saturated:.0%} more of the image is pure black or white than in pictures"
-            return Sign("diverged", why, "both", 1 if abs(vitals.gap) > LOUD else IN_A_ROW)
+            certain = abs(vitals.gap) > LOUD or vitals.margin < INVERTED
+            return Sign("diverged", why, "both", 1 if certain else IN_A_ROW)
         if abs(vitals.gap) > LOUD:
             why = f"the critic's answers have run off: {vitals.gap:.2g} from images to pictures"
             return Sign("diverged", why, "critic", 1)
@@ -244,10 +245,10 @@ class Monitor:
         memory.state = state
         if self.care.roll_backs >= ROLL_BACKS:
             return Finding(state, f"{why}, after going back {ROLL_BACKS} times", "stop")
-        if memory.sound >= PROVEN and self.care.roll_backs < ROLL_BACKS - 1:
-            fault = "accident"
-        elif memory.blamed is not None:
+        if memory.blamed is not None:
             fault = memory.blamed
+        elif memory.sound >= PROVEN and self.care.roll_backs < ROLL_BACKS - 1:
+            fault = "accident"
         self.care = self.care.after_roll_back(fault)
         # What was learned of the time that is now undone does not count; what was healthy then is so again.
         self.memory = Memory(
