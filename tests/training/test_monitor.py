@@ -360,7 +360,7 @@ def test_a_critic_that_is_too_strong_spoils_nothing_that_was_learned() -> None:
 
 def test_what_is_certain_counts_before_what_must_be_seen_again(watch: Monitor) -> None:
     assert follow(watch, replace(WELL, margin=-7.0, spread=6.5))[0].action == "roll back"
-    assert follow(watch, replace(WELL, margin=-10.0, saturated=0.97))[0].action == "roll back"
+    assert follow(Monitor(), replace(WELL, margin=-10.0, saturated=0.97))[0].action == "roll back"
 
 
 def test_a_fault_that_was_not_mended_is_blamed_again() -> None:
@@ -368,3 +368,19 @@ def test_a_fault_that_was_not_mended_is_blamed_again() -> None:
     follow(watch, replace(WELL, gap=-2e4))
     follow(watch, *[WELL] * (WARM_UP + PROVEN), *[SICK["collapsing"]] * 2)
     assert watch.care == Care(critic_rate=monitor.SLOWER**-2, roll_backs=2)
+
+
+def test_a_run_that_was_not_proven_begins_anew() -> None:
+    watch = Monitor()
+    follow(watch, *[WELL] * (WARM_UP + PROVEN - 1), start=10)
+    lost(watch)
+    assert watch.memory.sound_at == 0
+    proven = Monitor()
+    follow(proven, *[WELL] * (WARM_UP + PROVEN), start=10)
+    lost(proven)
+    assert proven.memory.sound_at == 10 + WARM_UP + PROVEN - 1
+
+
+def test_a_failure_that_lasts_a_while_does_not_use_up_the_roll_backs(watch: Monitor) -> None:
+    actions = [finding.action for finding in follow(watch, *[replace(WELL, margin=-7.0)] * REST)]
+    assert actions == ["roll back"] + [None] * (REST - 1)

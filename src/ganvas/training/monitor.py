@@ -148,7 +148,7 @@ class Monitor:
         if memory.suspected[seen.state] < seen.in_a_row:
             return Finding(memory.state, seen.why)
         memory.state = seen.state
-        if memory.resting and seen.state != "diverged":
+        if memory.resting:
             return Finding(seen.state, f"{seen.why}; what was done about it is still at work")
         return self._treat(seen)
 
@@ -250,12 +250,14 @@ class Monitor:
         elif memory.sound >= PROVEN and self.care.roll_backs < ROLL_BACKS - 1:
             fault = "accident"
         self.care = self.care.after_roll_back(fault)
-        # What was learned of the time that is now undone does not count; what was healthy then is so again.
+        # What was learned of the time that is now undone does not count. A run that was never proven begins anew: what
+        # wrong settings have done to the weights outlasts them.
+        proven = memory.sound >= PROVEN
         self.memory = Memory(
             resting=REST,
             scores=memory.scores,
-            sound=memory.sound,
-            sound_at=memory.sound_at,
+            sound=memory.sound if proven else 0,
+            sound_at=memory.sound_at if proven else 0,
             blamed=None if fault == "accident" else fault,
             state=state,
         )
