@@ -198,11 +198,17 @@ def test_scores_that_wobble_or_come_late_do_not() -> None:
 
 
 def test_it_goes_on_after_a_resume_as_if_nothing_had_been(watch: Monitor) -> None:
-    twin = stored({"monitor": json.loads(json.dumps(watch.row()))}, True)
+    twin = stored({"monitor": json.loads(json.dumps(watch.row()))}, True, 0)
     sick = [SICK["critic too strong"]] * 9 + [SICK["collapsing"]] * 3
     assert follow(twin, *sick, start=50) == follow(watch, *sick, start=50)
     assert twin.row() == watch.row()
-    assert stored({}, False).care == Care() and stored({"monitor": {"care": {"odd": 1}}}, True).care == Care()
+
+
+@pytest.mark.parametrize("state", [{}, {"monitor": {"care": {"odd": 1}}}, {"monitor": 3}])
+def test_a_checkpoint_that_no_monitor_knows_is_worth_going_back_to(state: dict[str, Any]) -> None:
+    found = stored(state, True, 5_000)
+    assert found.care == Care()
+    assert lost(found).upto == 5_000 and found.care == Care(roll_backs=1)
 
 
 class Heard(Watcher):
@@ -370,17 +376,38 @@ def test_a_fault_that_was_not_mended_is_blamed_again() -> None:
     assert watch.care == Care(critic_rate=monitor.SLOWER**-2, roll_backs=2)
 
 
-def test_a_run_that_was_not_proven_begins_anew() -> None:
-    watch = Monitor()
+def test_a_run_that_was_not_proven_begins_anew_where_its_weights_may_be_spoilt() -> None:
+    bad = replace(WELL, margin=-7.0)
+    watch, proven = Monitor(), Monitor()
     follow(watch, *[WELL] * (WARM_UP + PROVEN - 1), start=10)
-    lost(watch)
-    assert watch.memory.sound_at == 0
-    proven = Monitor()
     follow(proven, *[WELL] * (WARM_UP + PROVEN), start=10)
-    lost(proven)
-    assert proven.memory.sound_at == 10 + WARM_UP + PROVEN - 1
+    assert follow(watch, bad)[0].upto == 0
+    assert follow(proven, bad)[0].upto == 10 + WARM_UP + PROVEN - 1
+
+
+def test_numbers_that_are_not_finite_are_never_saved_so_the_newest_checkpoint_will_do() -> None:
+    watch = Monitor()
+    follow(watch, *[WELL] * 3)
+    assert lost(watch).action == "roll back" and lost(watch).upto is None
 
 
 def test_a_failure_that_lasts_a_while_does_not_use_up_the_roll_backs(watch: Monitor) -> None:
     actions = [finding.action for finding in follow(watch, *[replace(WELL, margin=-7.0)] * REST)]
     assert actions == ["roll back"] + [None] * (REST - 1)
+
+
+def test_a_collapse_that_nothing_helps_ends_the_run_at_what_was_sound(
+    pictures: Path, tmp_path: Path, tiny: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "CHECK_IMAGES", 4)
+    looks = {"count": 0}
+
+    def take(self: Any, generator: Any, discriminator: Any, seen_images: int) -> Vitals:
+        looks["count"] += 1
+        return replace(WELL, seen_images=seen_images, spread=0.01 if looks["count"] > 12 else 0.9)
+
+    monkeypatch.setattr(loop.CheckUp, "take", take)
+    settings = {**tiny, "images": 2_000, "save_minutes": 1e-9, "interventions": True}
+    with pytest.raises(TrainingError, match="after going back 3 times"):
+        train(pictures, tmp_path / "run", **settings)
+    assert Generator.load(tmp_path / "run").seen_images <= 12 * 4

@@ -61,7 +61,8 @@ class Log:
 
     def finding(self, seen_images: int, seconds: float, finding: Finding, vitals: Vitals | None) -> None:
         """Add a row with what the monitor saw, and what it did about it."""
-        now = {"seen_images": seen_images, "seconds": round(seconds, 6), **asdict(finding)}
+        now: dict[str, Any] = {"seen_images": seen_images, "seconds": round(seconds, 6)}
+        now |= {"state": finding.state, "why": finding.why, "action": finding.action}
         with storage_errors(self.path):
             self._file.write(json.dumps({**(vitals.row() if vitals else {}), **now}) + "\n")
             self._file.flush()

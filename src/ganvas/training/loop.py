@@ -208,12 +208,12 @@ def play_on(
         """Go back where the monitor says so; raise TrainingError where nothing helps."""
         watcher.finding(finding, monitor.care)
         if finding.action == "roll back":
-            go_back(folder, plan, dataset, players, position)
+            go_back(folder, plan, dataset, players, position, finding.upto)
             share_out(players, crew)
             log.go_back(position.seen_images)
             samples.drop_after(folder, position.seen_images)
         log.finding(position.seen_images, position.seconds, finding, vitals)
-        if finding.state == "diverged" and finding.action == "stop":
+        if finding.action == "stop" and finding.state != "finished improving":  # the weights are not worth saving
             log.close()
             raise TrainingError(
                 f"{finding.why}; the last checkpoint is whole: train a new run with a lower --learning-rate "

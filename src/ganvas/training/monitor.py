@@ -40,9 +40,7 @@ INVERTED, INVERTED_IN_A_ROW = -1.0, 3  # a margin that no sound critic has; chec
 SATURATED = 0.8  # share of values at black or white, above that of reals: noise or flat signs
 SKIPS = 3  # steps in a row without finite gradients
 ROLL_BACKS = 3  # then it stops and says what to try
-PROVEN = (
-    4  # check-ups after the warm-up that found the weights unspoilt, from which on the settings are known to be good
-)
+PROVEN = 4  # check-ups after the warm-up that found the weights unspoilt: the settings are good
 SLOWER = 3.0  # a learning rate that is too high is divided by it
 MOST_PENALTY, LEAST_RATE = 16.0, 0.25  # factors of what was asked for
 AUGMENT_STEP = 0.1
@@ -78,6 +76,7 @@ class Finding:
     state: State
     why: str
     action: Action | None = None
+    upto: int | None = None  # where it asks to go back: images seen, up to which checkpoints are sound; None: all are
 
 
 @dataclass(frozen=True)
@@ -122,11 +121,11 @@ class Monitor:
         if self._skipped < SKIPS:
             return None
         self._skipped = 0
-        return self._roll_back("diverged", f"{SKIPS} steps in a row had gradients that are not finite", "both")
+        return self._roll_back("diverged", f"{SKIPS} steps in a row had gradients that are not finite", "both", False)
 
     def broken(self, why: str) -> Finding:
         """Judge weights that cannot be saved."""
-        return self._roll_back("diverged", why, "both")
+        return self._roll_back("diverged", why, "both", False)
 
     def after_check_up(self, vitals: Vitals) -> Finding:
         """Judge a check-up. The answer's state is that of the run from now on."""
@@ -205,9 +204,8 @@ class Monitor:
             why = f"it tells images from pictures by {vitals.margin:.1f} standard deviations"
             return Sign("critic too strong", why)
         if vitals.slope > STEEP:
-            return Sign(
-                "critic too strong", f"its answers change too fast from picture to picture: R1 {vitals.slope:.2g}"
-            )
+            why = f"its answers change too fast with a picture's pixels: R1 is {vitals.slope:.2g}"
+            return Sign("critic too strong", why)
         return Sign("healthy", "nothing to remark")
 
     def _treat(self, seen: Sign) -> Finding:
@@ -217,7 +215,7 @@ class Monitor:
             return Finding(state, why)
         self.memory.resting = REST
         if state in ("diverged", "collapsing"):
-            return self._roll_back(state, why, seen.fault)
+            return self._roll_back(state, why, seen.fault, True)
         if state == "critic over-fitting" and care.augmentation < MOST:
             self.care = replace(care, augmentation=min(MOST, round(care.augmentation + AUGMENT_STEP, 3)))
             self.memory.resting = 0
@@ -238,9 +236,13 @@ class Monitor:
             return Finding("healthy", "the critic no longer knows its pictures by heart", "less augmentation")
         return Finding("healthy", why)
 
-    def _roll_back(self, state: State, why: str, fault: Fault) -> Finding:
+    def _roll_back(self, state: State, why: str, fault: Fault, spoilt: bool) -> Finding:
         """Ask for an earlier time. Where the run had once been well, an accident has befallen it, and other latents are
-        enough; else, and the last time, the settings are at fault: those that `fault` names, or the same as before."""
+        enough; else, and the last time, the settings are at fault: those that `fault` names, or the same as before.
+
+        `spoilt`: what was saved since the last sound check-up is, too. A run that never had one begins anew then, for
+        what wrong settings have done to weights outlasts them.
+        """
         memory = self.memory
         memory.state = state
         if self.care.roll_backs >= ROLL_BACKS:
@@ -250,18 +252,12 @@ class Monitor:
         elif memory.sound >= PROVEN and self.care.roll_backs < ROLL_BACKS - 1:
             fault = "accident"
         self.care = self.care.after_roll_back(fault)
-        # What was learned of the time that is now undone does not count. A run that was never proven begins anew: what
-        # wrong settings have done to the weights outlasts them.
         proven = memory.sound >= PROVEN
-        self.memory = Memory(
-            resting=REST,
-            scores=memory.scores,
-            sound=memory.sound if proven else 0,
-            sound_at=memory.sound_at if proven else 0,
-            blamed=None if fault == "accident" else fault,
-            state=state,
-        )
-        return Finding(state, why, "roll back")
+        # Of a run that was never proven nothing counts that was learned.
+        self.memory = replace(memory, check_ups=0, suspected={}) if proven else Memory(scores=memory.scores)
+        self.memory.state, self.memory.resting = state, REST
+        self.memory.blamed = None if fault == "accident" else fault
+        return Finding(state, why, "roll back", memory.sound_at if proven else 0 if spoilt else None)
 
 
 def wrong_way_round(vitals: Vitals) -> str:
@@ -269,10 +265,13 @@ def wrong_way_round(vitals: Vitals) -> str:
     return f"the critic prefers images to pictures, by {-vitals.margin:.1f} standard deviations"
 
 
-def stored(state: dict[str, Any], treats: bool) -> Monitor:
-    """The monitor that a checkpoint's state holds; a new one where it holds none or another version's."""
+def stored(state: dict[str, Any], treats: bool, seen_images: int) -> Monitor:
+    """The monitor that a checkpoint's state holds, after so many images.
+
+    One that holds none, or another version's, counts as sound: nobody has seen otherwise, and it is not thrown away.
+    """
     try:
         found = state["monitor"]
         return Monitor(treats, Care(**found["care"]), Memory(**found["memory"]))
     except (KeyError, TypeError):
-        return Monitor(treats)
+        return Monitor(treats, memory=Memory(sound=PROVEN, sound_at=seen_images))

@@ -145,7 +145,7 @@ def resume(folder: Path, plan: Plan, dataset: Dataset, players: Players) -> Posi
     check_config(state["config"], plan.config, folder)
     players.restore(found.tensors)
     position = Position(found.seen_images, float(state["seconds"]), Moment(*state["drawn"]) if state["drawn"] else None)
-    position.monitor = stored_monitor(state, bool(plan.config.training.interventions))
+    position.monitor = stored_monitor(state, bool(plan.config.training.interventions), found.seen_images)
     position.notes += [f"passed over a damaged checkpoint: {line}" for line in found.skipped]
     now = fingerprint(plan)
     if state["machine"] != now:
@@ -214,15 +214,15 @@ def describe_run(plan: Plan, dataset: Dataset, position: Position) -> dict[str, 
     }
 
 
-def go_back(folder: Path, plan: Plan, dataset: Dataset, players: Players, position: Position) -> None:
-    """Put the last checkpoint from before the trouble into `players`, or new weights where there is none.
+def go_back(folder: Path, plan: Plan, dataset: Dataset, players: Players, position: Position, upto: int | None) -> None:
+    """Put the last checkpoint of at most `upto` images (None: any) into `players`; new weights where there is none.
 
     It is saved again at once, with the monitor's new care: a run that is killed now goes on from there. Time stays
     spent.
     """
     found = None
     with suppress(CheckpointError):
-        found = load_latest(folder, expect=players.expected(), upto=position.monitor.memory.sound_at)
+        found = load_latest(folder, expect=players.expected(), upto=upto)
     if found is not None:
         players.restore(found.tensors)
     else:
