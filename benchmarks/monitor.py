@@ -232,7 +232,7 @@ def score(folder: Path, features: Any) -> float:
 
 def nobody_acts() -> Any:
     """The monitor speaks, and that is all."""
-    return patched(Monitor, "_roll_back", lambda self, state, why, fault: Finding(state, why))
+    return patched(Monitor, "_roll_back", lambda self, state, why, *_: Finding(state, why))
 
 
 def main() -> None:

@@ -16,7 +16,7 @@ from ganvas.data.cache import Dataset
 from ganvas.training.plan import default_gamma
 from ganvas.training.step import to_tensor
 
-STEEPNESS_OF = 16  # reals whose slope is taken: it costs three passes of the discriminator
+STEEPNESS_OF = 8  # reals whose slope is taken: it costs three passes of the discriminator
 IMAGES = 64  # of each kind: reals trained on, reals held out, fakes
 FEWEST = 8  # held-out pictures below which nothing is said of over-fitting
 SIDE = 8  # images are compared at this size: their layout and colours, not their grain
