@@ -22,7 +22,7 @@ Action = Literal["more penalty", "slower critic", "more augmentation", "less aug
 # Why a run had to go back: something from outside, or settings that make one player, both, or their variety go wrong.
 Fault = Literal["accident", "critic", "both", "variety"]
 
-CHECK_IMAGES = 2_000  # from one check-up to the next
+CHECK_IMAGES = 2_500  # from one check-up to the next
 WARM_UP = 4  # check-ups before anything but divergence is judged: at first all images are one grey blob
 IN_A_ROW = 2  # check-ups that must agree, unless what is seen cannot be chance
 REST = 3  # check-ups after a treatment before the next, for it to work
