@@ -320,7 +320,7 @@ def test_what_is_only_judged_ends_no_run_unless_asked(
     assert Generator.load(folder).seen_images == 40
 
 
-@pytest.mark.parametrize("change", [{"slope": 3.0}, {"margin": 12.0}])
+@pytest.mark.parametrize("change", [{"slope": 3.0}, {"margin": 25.0}])
 def test_a_critic_is_too_strong_by_its_margin_or_its_slope(watch: Monitor, change: dict[str, float]) -> None:
     found = follow(watch, *[replace(WELL, **change)] * 2)
     assert (found[-1].state, found[-1].action) == ("critic too strong", "more penalty")
