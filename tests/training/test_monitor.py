@@ -283,18 +283,24 @@ def test_c8_what_is_beyond_help_ends_in_one_line_and_nothing_is_lost(
     assert Generator.load(tmp_path / "run").sample([0]).shape == (1, 32, 32, 3)
 
 
-def test_a_collapse_goes_back_to_before_it(
-    pictures: Path, tmp_path: Path, tiny: dict[str, Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Check-ups that see a collapse once, late in the run."""
+def collapse(monkeypatch: pytest.MonkeyPatch, at: range) -> dict[str, int]:
+    """Let these check-ups of the next run, counted from 1, see a collapse, one every step; the answer counts them."""
     monkeypatch.setattr(loop, "CHECK_IMAGES", 4)
     seen = {"check_ups": 0}
 
     def take(self: Any, generator: Any, discriminator: Any, seen_images: int) -> Vitals:
         seen["check_ups"] += 1
-        return replace(WELL, seen_images=seen_images, spread=0.01 if seen["check_ups"] in (10, 11) else 0.9)
+        return replace(WELL, seen_images=seen_images, spread=0.01 if seen["check_ups"] in at else 0.9)
 
     monkeypatch.setattr(loop.CheckUp, "take", take)
+    return seen
+
+
+def test_a_collapse_goes_back_to_before_it(
+    pictures: Path, tmp_path: Path, tiny: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Check-ups that see a collapse once, late in the run."""
+    seen = collapse(monkeypatch, range(10, 12))
     heard = Heard()
     settings = {**tiny, "images": 80, "save_minutes": 1e-9, "interventions": True}
     folder = train(pictures, tmp_path / "run", watcher=heard, **settings).folder
@@ -399,14 +405,7 @@ def test_a_failure_that_lasts_a_while_does_not_use_up_the_roll_backs(watch: Moni
 def test_a_collapse_that_nothing_helps_ends_the_run_at_what_was_sound(
     pictures: Path, tmp_path: Path, tiny: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loop, "CHECK_IMAGES", 4)
-    looks = {"count": 0}
-
-    def take(self: Any, generator: Any, discriminator: Any, seen_images: int) -> Vitals:
-        looks["count"] += 1
-        return replace(WELL, seen_images=seen_images, spread=0.01 if looks["count"] > 12 else 0.9)
-
-    monkeypatch.setattr(loop.CheckUp, "take", take)
+    collapse(monkeypatch, range(13, 10_000))
     settings = {**tiny, "images": 2_000, "save_minutes": 1e-9, "interventions": True}
     with pytest.raises(TrainingError, match="after going back 3 times"):
         train(pictures, tmp_path / "run", **settings)

@@ -13,7 +13,7 @@ from ganvas.networks import FAMILIES
 from ganvas.objectives import adversarial, penalty
 from ganvas.training.ema import half_life, update_average
 from ganvas.training.memory import exhaustion
-from ganvas.training.plan import Plan, default_gamma
+from ganvas.training.plan import Plan, default_r1
 from ganvas.training.players import Players
 from ganvas.training.step import Losses, draw_latents, play, to_tensor
 from ganvas.training.team import Team
@@ -53,10 +53,7 @@ class Game:
         self.objective = adversarial(config.objective.objective)
         # Where none was asked for, R1 stands by: a turn brings it if the monitor finds that it takes one.
         kind, gamma = config.objective.penalty, config.objective.gamma
-        if kind == "none":
-            height, width = dataset.images.shape[1:3]
-            kind, gamma = "r1", default_gamma("r1", height * width)
-        self.penalty = penalty(kind, gamma=gamma)
+        self.penalty = default_r1(dataset.images) if kind == "none" else penalty(kind, gamma=gamma)
         self._dataset, self._device, self._ema_images = dataset, plan.machine.device, settings.ema_images
         self.prior = FAMILIES[config.network.network].prior
         self._batches = Batches(len(dataset.train), settings.batch, settings.seed, bool(config.data.flip))

@@ -243,16 +243,15 @@ class Monitor:
         `spoilt`: what was saved since the last sound check-up is, too. A run that never had one begins anew then, for
         what wrong settings have done to weights outlasts them.
         """
-        memory = self.memory
+        memory, proven = self.memory, self.memory.sound >= PROVEN
         memory.state = state
         if self.care.roll_backs >= ROLL_BACKS:
             return Finding(state, f"{why}, after going back {ROLL_BACKS} times", "stop")
         if memory.blamed is not None:
             fault = memory.blamed
-        elif memory.sound >= PROVEN and self.care.roll_backs < ROLL_BACKS - 1:
+        elif proven and self.care.roll_backs < ROLL_BACKS - 1:
             fault = "accident"
         self.care = self.care.after_roll_back(fault)
-        proven = memory.sound >= PROVEN
         # Of a run that was never proven nothing counts that was learned.
         self.memory = replace(memory, check_ups=0, suspected={}) if proven else Memory(scores=memory.scores)
         self.memory.state, self.memory.resting = state, REST

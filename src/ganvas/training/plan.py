@@ -19,7 +19,7 @@ from ganvas.config import BUDGETS, DEFAULT_MINUTES, DataSettings, RunConfig, Set
 from ganvas.data.cache import Dataset
 from ganvas.errors import SettingError
 from ganvas.networks import FAMILIES, check, width_for
-from ganvas.objectives import adversarial, penalty
+from ganvas.objectives import Penalty, adversarial, penalty
 from ganvas.runtime import Machine
 from ganvas.training.players import Players, make_players
 from ganvas.training.step import draw_latents, play, to_tensor
@@ -158,6 +158,12 @@ def default_gamma(name: str, pixels: int) -> float | None:
     if name == "none":
         return None
     return 10.0 if name == "wgan-gp" else round(pixels / 64**2, 4)
+
+
+def default_r1(images: np.ndarray) -> Penalty:
+    """R1 at its default γ for pictures `[N, H, W, C]`: what a critic's slope is held against."""
+    height, width = images.shape[1:3]
+    return penalty("r1", gamma=default_gamma("r1", height * width))
 
 
 def default_interval(name: str) -> int:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.functional import adaptive_avg_pool2d
 
 from ganvas.data.cache import Dataset
-from ganvas.training.plan import default_gamma
+from ganvas.training.plan import default_r1
 from ganvas.training.step import to_tensor
 
 STEEPNESS_OF = 8  # reals whose slope is taken: it costs three passes of the discriminator
@@ -48,6 +48,7 @@ class CheckUp:
         random = np.random.default_rng(0)
         self._latents = latents
         self._labels = (torch.arange(len(latents), device=latents.device) % classes,) if classes else ()
+        self._r1 = default_r1(dataset.images)
         self._reals = self._pictures(dataset, random.permutation(dataset.train)[:IMAGES])
         self._unseen = self._pictures(dataset, random.permutation(dataset.heldout)[:IMAGES])
 
@@ -80,10 +81,8 @@ class CheckUp:
     @torch.enable_grad()
     def _slope(self, discriminator: nn.Module) -> float:
         reals = self._reals[0][:STEEPNESS_OF].detach().requires_grad_(True)
-        labels = (label[:STEEPNESS_OF] for label in self._reals[1])
-        (slopes,) = torch.autograd.grad(discriminator(reals, *labels).float().sum(), reals)
-        height, width = reals.shape[-2:]
-        return 0.5 * (default_gamma("r1", height * width) or 0.0) * slopes.square().sum((1, 2, 3)).mean().item()
+        logits = discriminator(reals, *(label[:STEEPNESS_OF] for label in self._reals[1]))
+        return self._r1(discriminator, reals, reals.detach(), logits, logits).item()
 
     def _pictures(self, dataset: Dataset, indices: np.ndarray) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Pictures as the networks see them, and their classes where there are any."""
