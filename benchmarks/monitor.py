@@ -243,10 +243,16 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=None)
     parser.add_argument("--table", action="store_true")
     asked = parser.parse_args()
+    names = asked.only.split(",") if asked.only else ["healthy", *FAILURES]
+    known = ["healthy", *(f"healthy {data}" for data in HEALTHY), *FAILURES]
+    for name in names:
+        if name not in known:
+            parser.error(f"--only {name}: is none of {', '.join(known)}")
     if asked.table:
+        if not asked.to.exists():
+            parser.error(f"--to {asked.to}: there are no such results; leave --table out to take them")
         print(table(json.loads(asked.to.read_text())))
         return
-    names = asked.only.split(",") if asked.only else ["healthy", *FAILURES]
     features = open_features("lite0@96")
     more = {"threads": asked.threads, "shares": 2} if asked.threads else {}
     root = Path(tempfile.mkdtemp())

@@ -263,3 +263,13 @@ def test_the_table_of_failures_compares_with_the_untouched_run(monitored: Any) -
     text = monitored.table(results)
     assert "2 healthy runs, false alarms in 1: healthy digits 3" in text
     assert "| weights x30 | 22000 | diverged | 1x roll back | none (failed) | 110.0 | 1.10 |" in text
+
+
+@pytest.mark.parametrize("words", [["--only", "nonsense"], ["--table", "--to", "nowhere.json"]])
+def test_a_failure_or_a_file_that_is_not_there_is_one_line(
+    monitored: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], words: list[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["monitor.py", *words])
+    with pytest.raises(SystemExit) as caught:
+        monitored.main()
+    assert caught.value.code == 2 and words[-1] in capsys.readouterr().err.splitlines()[-1]
