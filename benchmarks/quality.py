@@ -89,6 +89,15 @@ def open_pictures(data: str, size: int, count: int | None, cache: Path) -> Pictu
     return Pictures(source, train, heldout, bool(some.settings.flip), f"{some.digest} {everything.digest}")
 
 
+def why_not(name: str, size: int) -> str | None:
+    """Why an entrant cannot make pictures of `size`, in words; None where it can."""
+    if name == TUTORIAL and size != TUTORIAL_SIDE:
+        return f"not at this size: it makes {TUTORIAL_SIDE} px"
+    if name != OURS and size & (size - 1):
+        return "not at this size: it makes powers of two"
+    return None
+
+
 def run_entrant(name: str, task: Task) -> dict[str, Any]:
     """Train one, alone: what its process said, or `{"failed": why}`."""
     untuned = {key: value for key, value in os.environ.items() if not key.startswith(TUNING)}
@@ -139,8 +148,8 @@ def compete(asked: argparse.Namespace) -> dict[str, Any]:
 
     for name in asked.entrants:
         row, folder, changes = result["entrants"].get(name), asked.to / name, asked.change.get(name, {})
-        if name == TUTORIAL and asked.size != TUTORIAL_SIDE:
-            row = {"failed": f"not at this size: it makes {TUTORIAL_SIDE} px"}
+        if unable := why_not(name, asked.size):
+            row = {"failed": unable}
         elif asked.only_score:
             if row is None or "failed" in row:
                 continue
@@ -259,7 +268,7 @@ def parse(given: list[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", default="faces", help="faces, avatars, cifar10, or a folder or zip of pictures")
-    parser.add_argument("--size", type=int, default=64, help="pixels; a power of two from 32 up")
+    parser.add_argument("--size", type=int, default=64, help="pixels; a multiple of 8 from 32 up")
     parser.add_argument("--minutes", type=float, default=10.0, help="of training, each entrant")
     parser.add_argument("--entrants", default=",".join(ENTRANTS), help="names, with commas between")
     parser.add_argument("--count", type=int, help="pictures to learn from; all by default")
@@ -278,8 +287,8 @@ def parse(given: list[str] | None = None) -> argparse.Namespace:
     asked.entrants = [name for name in asked.entrants.split(",") if name]
     if unknown := [name for name in asked.entrants if name not in ENTRANTS]:
         parser.error(f"--entrants: {', '.join(unknown)} not known; there are {', '.join(ENTRANTS)}")
-    if asked.size < 32 or asked.size & (asked.size - 1):
-        parser.error(f"--size {asked.size}: must be a power of two from 32 up")
+    if asked.size < 32 or asked.size % 8:
+        parser.error(f"--size {asked.size}: must be a multiple of 8 from 32 up")
     try:
         asked.marks = sorted({*map(float, asked.marks.split(",")), 1.0})
         asked.change = read_changes(asked.change)
