@@ -132,6 +132,7 @@ def noise(players: Players, real: Any, latents: Any) -> Any:
 @torch.no_grad()
 def poison(players: Players, real: Any, latents: Any) -> Any:
     next(iter(players.generator.parameters()))[0] = torch.nan
+    players.refresh()
     return real, latents
 
 
@@ -139,6 +140,7 @@ def poison(players: Players, real: Any, latents: Any) -> Any:
 def shatter(players: Players, real: Any, latents: Any) -> Any:
     for weight in players.generator.parameters():
         weight.mul_(30.0)
+    players.refresh()
     return real, latents
 
 

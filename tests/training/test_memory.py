@@ -54,13 +54,17 @@ def test_bytes_are_counted_while_they_live() -> None:
 def test_what_a_step_takes_follows_from_a_trial_on_a_few_images(plan: Plan) -> None:
     need = measure_need(plan)
     _, step = trial(plan)
+    step(4, True, Team(1, 1))
     with Held() as held:
         step(32, True, Team(1, 1))
     assert need.per_share + 32 * need.per_image == pytest.approx(held.peak, rel=0.1)
     players, _ = trial(plan)
     weights = sum(p.nbytes for p in (*players.generator.parameters(), *players.discriminator.parameters()))
     average = sum(p.nbytes for p in players.generator.parameters())
-    assert need.fixed == pytest.approx(3 * weights + average, rel=0.01), "weights, two moments, the average"
+    copies = players.generator_weights.nbytes + players.discriminator_weights.nbytes
+    assert copies == pytest.approx(2 * weights, rel=0.01), "factors, and scaled: in fp32"
+    assert need.fixed == pytest.approx(3 * weights + average + copies, rel=0.01), "weights, two moments, the average"
+    assert need.gradients == pytest.approx(weights, rel=0.01)
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from ganvas.config import RunConfig, make_config
 from ganvas.networks import FAMILIES
 from ganvas.runtime import Machine
 from ganvas.training.players import Players, make_players
+from ganvas.training.step import move
 
 MACHINE = Machine("cpu", torch.float32, 1, "for a test")
 
@@ -28,10 +29,13 @@ def step(players: Players, seed: int) -> None:
     """Move every weight of both by a gradient."""
     torch.manual_seed(seed)
     images = players.generator(torch.randn(4, 16))
-    players.discriminator(images).square().sum().backward()
-    for optimiser in (players.generator_optimiser, players.discriminator_optimiser):
-        optimiser.step()
-        optimiser.zero_grad()
+    loss = players.discriminator(images).square().sum()
+    for weights, optimiser in (
+        (players.generator_weights, players.generator_optimiser),
+        (players.discriminator_weights, players.discriminator_optimiser),
+    ):
+        gradients = torch.autograd.grad(loss, weights.leaves, retain_graph=True)
+        assert move(optimiser, weights, weights.gather(gradients, 0))
     with torch.no_grad():
         for old, new in zip(players.average.parameters(), players.generator.parameters(), strict=True):
             old.lerp_(new, 0.1)
@@ -115,7 +119,7 @@ def test_both_players_get_the_settings_of_adam() -> None:
 def test_filled_moments_step_like_fresh_ones() -> None:
     """Adam's state is made before the first step; the first step must not notice."""
     players = make_players(config_of("style"), 1, 0, MACHINE)
-    parameter = next(players.discriminator.parameters())
+    (parameter,) = players.discriminator_weights.masters
     before, gradient = parameter.detach().clone(), torch.randn_like(parameter)
     parameter.grad = gradient.clone(memory_format=torch.preserve_format)
     players.discriminator_optimiser.step()

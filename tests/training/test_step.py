@@ -17,6 +17,7 @@ from ganvas.objectives import ADVERSARIAL, adversarial, penalty
 from ganvas.training.players import Players
 from ganvas.training.step import Losses, draw_latents, judge_both, play, to_tensor, update
 from ganvas.training.team import Team
+from ganvas.training.weights import Weights
 
 RATE = 0.1
 
@@ -46,7 +47,8 @@ class Judge(nn.Module):
 def players_of(generator: nn.Module, discriminator: nn.Module) -> Players:
     """Plain gradient descent, so that a step shows the gradient itself."""
     optimisers: list[Any] = [torch.optim.SGD(net.parameters(), lr=RATE) for net in (generator, discriminator)]
-    return Players(generator, discriminator, copy.deepcopy(generator), *optimisers)
+    weights = Weights(generator), Weights(discriminator)
+    return Players(generator, discriminator, copy.deepcopy(generator), *weights, *optimisers)
 
 
 @pytest.fixture
@@ -290,8 +292,9 @@ def test_a_penalised_step_of_the_style_critic_is_that_of_adam_without_fusing(kin
     for fused in (True, False):
         torch.manual_seed(0)
         networks = style.Generator((32, 32), 3, 8, 16), style.Discriminator((32, 32), 3, 8)
-        optimisers = [torch.optim.Adam(net.parameters(), lr=1e-3, betas=(0.0, 0.99), fused=fused) for net in networks]
-        players = Players(networks[0], networks[1], copy.deepcopy(networks[0]), *optimisers)
+        average, weights = copy.deepcopy(networks[0]), [Weights(net) for net in networks]
+        optimisers = [torch.optim.Adam(own.masters, lr=1e-3, betas=(0.0, 0.99), fused=fused) for own in weights]
+        players = Players(*networks, average, *weights, *optimisers)
         real, z = torch.rand(4, 3, 32, 32) * 2 - 1, torch.randn(4, 16)
         run(players, real, z, "non-saturating", penalty(kind, gamma=1.0))
         moved.append(list(networks[1].parameters()))

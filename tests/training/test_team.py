@@ -33,7 +33,7 @@ def critic_gradients(real: torch.Tensor, latents: torch.Tensor, size: int) -> li
     both = players()
     with Team(size, THREADS) as team:
         play(both, real, latents, None, adversarial("relativistic"), penalty("r1+r2", gamma=1.0), 1.0, 0, team)
-    return [weight.grad.clone() for weight in both.discriminator.parameters() if weight.grad is not None]
+    return [master.grad.clone() for master in both.discriminator_weights.masters if master.grad is not None]
 
 
 def test_gradients_of_two_shares_are_the_mean_of_the_gradients_of_the_halves() -> None:

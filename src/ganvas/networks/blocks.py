@@ -18,42 +18,75 @@ SLOPE = 0.2  # of every leaky ReLU
 GAIN = math.sqrt(2.0 / (1.0 + SLOPE**2))  # keeps the second moment through a leaky ReLU (He et al. 2015, eq. 15)
 
 
-class Linear(nn.Module):
-    """Fully connected layer with equalised learning rate: `y = x (g/√n W)ᵀ + b`, W ~ N(0, 1), n inputs.
+class Equalised(nn.Module):
+    """A layer with equalised learning rate: it computes with weights that are N(0, 1) at first, times a factor.
 
     Scaling at run time instead of at initialisation gives every layer the same effective step under Adam
-    (Karras et al. 2018, "Progressive Growing of GANs", section 4.1). A `rate` below 1 makes that step so much smaller.
-    `[B, n] -> [B, outputs]`.
+    (Karras et al. 2018, "Progressive Growing of GANs", section 4.1). Training scales and casts the weights of a whole
+    network at once (`training.weights`): to `dtype`, which is what the layer will be given, and into `working`.
+    """
+
+    weight: nn.Parameter
+    bias: nn.Parameter | None
+    dtype: torch.dtype = torch.float32
+    working: tuple[Tensor, ...] | None = None
+
+    def factors(self) -> list[tuple[nn.Parameter, float]]:
+        """The weight, and the bias if there is one, each with what it is multiplied by."""
+        raise NotImplementedError
+
+    def ready(self, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
+        """Weight and bias to compute with."""
+        found = self.working or tuple((own * factor).to(dtype) for own, factor in self.factors())
+        return found[0], found[1] if len(found) > 1 else None
+
+
+class Linear(Equalised):
+    """Fully connected: `y = x (g/√n W)ᵀ + b`, n inputs: `[B, n] -> [B, outputs]`.
+
+    A `rate` below 1 makes the step of its learning so much smaller.
     """
 
     def __init__(self, inputs: int, outputs: int, gain: float = 1.0, bias: float = 0.0, rate: float = 1.0) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.randn(outputs, inputs) / rate)
-        self.bias = nn.Parameter(torch.full((outputs,), bias / rate))
+        self.bias: nn.Parameter = nn.Parameter(torch.full((outputs,), bias / rate))
         self.scale, self.rate = gain / math.sqrt(inputs) * rate, rate
 
+    def factors(self) -> list[tuple[nn.Parameter, float]]:
+        return [(self.weight, self.scale), (self.bias, self.rate)]
+
     def forward(self, x: Tensor) -> Tensor:
-        bias = (self.bias * self.rate if self.rate != 1.0 else self.bias).to(x.dtype)
-        return F.linear(x, (self.weight * self.scale).to(x.dtype), bias)
+        return F.linear(x, *self.ready(x.dtype))
 
 
-class Conv2d(nn.Module):
-    """Same-size convolution with equalised learning rate; see `Linear`. `[B, n, H, W] -> [B, outputs, H, W]`."""
+class Conv2d(Equalised):
+    """Same-size convolution: `[B, n, H, W] -> [B, outputs, H, W]`."""
 
-    def __init__(self, inputs: int, outputs: int, kernel: int, gain: float = 1.0, bias: bool = True) -> None:
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        kernel: int,
+        gain: float = 1.0,
+        bias: bool = True,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
         super().__init__()
         weight = torch.randn(outputs, inputs, kernel, kernel)
         self.weight = nn.Parameter(weight.contiguous(memory_format=torch.channels_last))
         self.bias = nn.Parameter(torch.zeros(outputs)) if bias else None
-        self.scale = gain / math.sqrt(inputs * kernel**2)
+        self.scale, self.dtype = gain / math.sqrt(inputs * kernel**2), dtype
+
+    def factors(self) -> list[tuple[nn.Parameter, float]]:
+        return [(self.weight, self.scale), *([(self.bias, 1.0)] if self.bias is not None else [])]
 
     def forward(self, x: Tensor) -> Tensor:
-        weight = (self.weight * self.scale).to(x.dtype)
-        bias = self.bias.to(x.dtype) if self.bias is not None else None
+        weight, bias = self.ready(x.dtype)
         return F.conv2d(x, weight, bias, padding=weight.shape[-1] // 2)
 
 
-class ModulatedConv2d(nn.Module):
+class ModulatedConv2d(Equalised):
     """Convolution whose input channels are scaled by a style and whose output is brought back to a variance of GAIN².
 
     Karras et al. 2020 ("Analyzing and Improving the Image Quality of StyleGAN", eqs. 1 and 3) scale the weights,
@@ -64,26 +97,38 @@ class ModulatedConv2d(nn.Module):
     `x [B, n, H, W], w [B, D] -> [B, outputs, H, W]`.
     """
 
-    def __init__(self, inputs: int, outputs: int, kernel: int, w_dim: int, demodulate: bool = True) -> None:
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        kernel: int,
+        w_dim: int,
+        demodulate: bool = True,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
         super().__init__()
         self.affine = Linear(w_dim, inputs, bias=1.0)
         weight = torch.randn(outputs, inputs, kernel, kernel)
         self.weight = nn.Parameter(weight.contiguous(memory_format=torch.channels_last))
-        self.bias = nn.Parameter(torch.zeros(outputs))
-        self.scale = 1.0 / math.sqrt(inputs * kernel**2)
+        self.bias: nn.Parameter = nn.Parameter(torch.zeros(outputs))
+        self.scale, self.dtype = 1.0 / math.sqrt(inputs * kernel**2), dtype
         self.demodulate = demodulate
 
-    def forward(self, x: Tensor, w: Tensor) -> Tensor:
-        style, weight = self.affine(w), self.weight  # fp32: small, and squared below
-        if not self.demodulate:
-            style = style * self.scale  # cheaper than on the weights
-        y = F.conv2d(x * style.to(x.dtype)[:, :, None, None], weight.to(x.dtype), padding=weight.shape[-1] // 2)
-        bias = self.bias.to(x.dtype)[None, :, None, None]
-        if not self.demodulate:
-            return y + bias
+    def factors(self) -> list[tuple[nn.Parameter, float]]:
         # Demodulation divides by the weights' length, so that their scale need not be applied before.
-        demodulation = GAIN * torch.rsqrt(style.square() @ weight.square().sum((2, 3)).t() + 1e-8 / self.scale**2)
-        return torch.addcmul(bias, y, demodulation.to(x.dtype)[:, :, None, None])
+        return [(self.weight, 1.0 if self.demodulate else self.scale), (self.bias, 1.0)]
+
+    def forward(self, x: Tensor, w: Tensor) -> Tensor:
+        style = self.affine(w)  # fp32: small, and squared below
+        weight, bias = self.ready(x.dtype)
+        assert bias is not None
+        x = x * style.to(x.dtype)[:, :, None, None]
+        if not self.demodulate:
+            return F.conv2d(x, weight, bias, padding=weight.shape[-1] // 2)
+        y = F.conv2d(x, weight, padding=weight.shape[-1] // 2)
+        lengths = weight.permute(0, 2, 3, 1).flatten(1, 2).square().sum(1, dtype=style.dtype)  # in memory's order
+        demodulation = GAIN * torch.rsqrt(style.square() @ lengths.t() + 1e-8 / self.scale**2)
+        return torch.addcmul(bias[:, None, None], y, demodulation.to(x.dtype)[:, :, None, None])
 
 
 def activate(x: Tensor) -> Tensor:

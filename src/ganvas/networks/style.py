@@ -91,10 +91,10 @@ class Mapping(nn.Module):
 class Stage(nn.Module):
     """One resolution of the generator: `[B, n, h, w] -> [B, outputs, H, W]`, doubled unless it is the first."""
 
-    def __init__(self, inputs: int, outputs: int, w_dim: int, double: bool) -> None:
+    def __init__(self, inputs: int, outputs: int, w_dim: int, double: bool, dtype: torch.dtype) -> None:
         super().__init__()
-        self.enter = ModulatedConv2d(inputs, outputs, 3, w_dim) if double else None
-        self.refine = ModulatedConv2d(outputs, outputs, 3, w_dim)
+        self.enter = ModulatedConv2d(inputs, outputs, 3, w_dim, dtype=dtype) if double else None
+        self.refine = ModulatedConv2d(outputs, outputs, 3, w_dim, dtype=dtype)
 
     def forward(self, x: Tensor, w: Tensor) -> Tensor:
         if self.enter is not None:
@@ -135,11 +135,15 @@ class Generator(nn.Module):
         first, widths = self.plan.sides[0], self.plan.widths
         self.mapping = Mapping(z_dim, self.w_dim, depth, classes)
         self.begin = Linear(self.w_dim, widths[0] * first[0] * first[1], GAIN)
+        dtypes = [torch.float32 if is_small(side) else dtype for side in self.plan.sides]
         self.stages = nn.ModuleList(
-            Stage(before, after, self.w_dim, double=i > 0)
+            Stage(before, after, self.w_dim, double=i > 0, dtype=dtypes[i])
             for i, (before, after) in enumerate(zip((widths[0], *widths), widths, strict=False))
         )
-        self.to_image = nn.ModuleList(ModulatedConv2d(n, 4 * channels, 3, self.w_dim, demodulate=False) for n in widths)
+        self.to_image = nn.ModuleList(
+            ModulatedConv2d(n, 4 * channels, 3, self.w_dim, demodulate=False, dtype=own)
+            for n, own in zip(widths, dtypes, strict=True)
+        )
         for layer in self.to_image:
             start_smooth(layer)
 
@@ -164,11 +168,11 @@ class Generator(nn.Module):
 class Block(nn.Module):
     """One halving of the critic, residual: `[B, n, H, W] -> [B, outputs, H/2, W/2]` (Karras et al. 2020, fig. 7)."""
 
-    def __init__(self, inputs: int, outputs: int) -> None:
+    def __init__(self, inputs: int, outputs: int, dtype: torch.dtype) -> None:
         super().__init__()
-        self.examine = Conv2d(inputs, inputs, 3, GAIN)
-        self.shrink = Conv2d(inputs, outputs, 3, GAIN / math.sqrt(2))
-        self.skip = Conv2d(inputs, outputs, 1, 1 / math.sqrt(2), bias=False)
+        self.examine = Conv2d(inputs, inputs, 3, GAIN, dtype=dtype)
+        self.shrink = Conv2d(inputs, outputs, 3, GAIN / math.sqrt(2), dtype=dtype)
+        self.skip = Conv2d(inputs, outputs, 1, 1 / math.sqrt(2), bias=False, dtype=dtype)
 
     def forward(self, x: Tensor) -> Tensor:
         y = activate(self.shrink(downsample(activate(self.examine(x)))))
@@ -197,8 +201,8 @@ class Discriminator(nn.Module):
         self.dtype = dtype
         self.plan = stages(size, width)
         widths, (height, breadth) = self.plan.widths[::-1], self.plan.sides[0]
-        self.enter = Conv2d(4 * channels, widths[0], 3, GAIN)
-        self.blocks = nn.ModuleList(Block(n, out) for n, out in pairwise(widths))
+        self.enter = Conv2d(4 * channels, widths[0], 3, GAIN, dtype=dtype)
+        self.blocks = nn.ModuleList(Block(n, out, dtype) for n, out in pairwise(widths))
         self.judge = Conv2d(widths[-1] + 1, widths[-1], 3, GAIN)
         self.features = Linear(widths[-1] * height * breadth, widths[-1], GAIN)
         self.logit = Linear(widths[-1], 1)

@@ -322,6 +322,7 @@ def follow(source: Source, folder: Path, crew: Crew) -> Run:
             while (message := crew.hear()) != OVER:
                 if message == WEIGHTS:
                     crew.spread(players.everything())
+                    players.refresh()
                 else:
                     turn = Turn.read(message)
                     game.step(turn)

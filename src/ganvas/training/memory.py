@@ -38,9 +38,9 @@ MEMINFO = Path("/proc/meminfo")
 class Need(NamedTuple):
     """Bytes that training takes, about."""
 
-    fixed: float  # networks, averages, moments
-    gradients: float  # of each share, until they are added up
-    per_share: float  # what a share at work takes whatever its size: weights in bf16, gradients
+    fixed: float  # networks, the copies that they compute with, averages, moments
+    gradients: float  # of both players, for each share
+    per_share: float  # what a share at work takes whatever its size: gradients
     per_image: float
 
     def of(self, images: float, shares: int, at_once: int) -> float:
@@ -134,8 +134,10 @@ def left_of(group: ControlGroup) -> float:
 def measure_need(plan: Plan) -> Need:
     """Play one penalised step on a few images, and on twice as many, with throw-away networks."""
     players, step = trial(plan)
-    fixed = sum(tensor.nbytes for tensor in players.everything())
-    gradients = sum(weight.nbytes for weight in players.discriminator.parameters())
+    weights = players.generator_weights, players.discriminator_weights
+    fixed = sum(tensor.nbytes for tensor in players.everything()) + sum(own.nbytes for own in weights)
+    gradients = sum(master.nbytes for own in weights for master in own.masters)
+    step(TRIAL_IMAGES[0], True, Team(1, plan.machine.threads))  # the first makes room for gradients, which stays
     peaks = []
     for images in TRIAL_IMAGES:
         with Held() as held:

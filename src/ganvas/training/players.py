@@ -12,17 +12,20 @@ from ganvas.config import RunConfig
 from ganvas.networks import build
 from ganvas.runtime import Machine
 from ganvas.training.ema import start_average
+from ganvas.training.weights import Weights
 
 Tensors = dict[str, Tensor]
 
 
 @dataclass
 class Players:
-    """Generator, discriminator, the generator's moving average, and one Adam each."""
+    """Generator, discriminator, the generator's moving average; the weights of both that learn, and one Adam each."""
 
     generator: nn.Module
     discriminator: nn.Module
     average: nn.Module
+    generator_weights: Weights
+    discriminator_weights: Weights
     generator_optimiser: torch.optim.Adam
     discriminator_optimiser: torch.optim.Adam
 
@@ -52,6 +55,12 @@ class Players:
         for part, tensors in self.tensors().items():
             for name, tensor in tensors.items():
                 tensor.copy_(stored[part][name])
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Call it when tensors were changed: both networks then compute with what is there now."""
+        self.generator_weights.refresh()
+        self.discriminator_weights.refresh()
 
     def set_learning_rate(self, rate: float, critic_rate: float = 1.0) -> None:
         """Set both players' step size; the discriminator's is `critic_rate` times the generator's."""
@@ -62,12 +71,12 @@ class Players:
     def _moments(self) -> Tensors:
         """Adam's two moments and step counter of each weight, by name."""
         found = {}
-        for name, module, optimiser in (
-            ("generator", self.generator, self.generator_optimiser),
-            ("discriminator", self.discriminator, self.discriminator_optimiser),
+        for name, module, weights, optimiser in (
+            ("generator", self.generator, self.generator_weights, self.generator_optimiser),
+            ("discriminator", self.discriminator, self.discriminator_weights, self.discriminator_optimiser),
         ):
             for key, parameter in module.named_parameters():
-                for moment, tensor in optimiser.state[parameter].items():
+                for moment, tensor in weights.part(optimiser.state, parameter).items():
                     found[f"{name}.{key}.{moment}"] = tensor
         return found
 
@@ -80,18 +89,20 @@ def make_players(config: RunConfig, channels: int, classes: int, machine: Machin
     generator, discriminator = build(config.network, config.data.size, channels, classes, machine.dtype)
     generator.to(machine.device)
     discriminator.to(machine.device)
+    average = start_average(generator)
+    weights = Weights(generator), Weights(discriminator)
     optimisers = [
         torch.optim.Adam(
-            module.parameters(),
+            player.masters,
             lr=settings.learning_rate,
             betas=(settings.beta1, settings.beta2),
             fused=machine.device != "mps",
         )
-        for module in (generator, discriminator)
+        for player in weights
     ]
     for optimiser in optimisers:
         _fill(optimiser)
-    return Players(generator, discriminator, start_average(generator), *optimisers)
+    return Players(generator, discriminator, average, *weights, *optimisers)
 
 
 def _fill(optimiser: torch.optim.Adam) -> None:

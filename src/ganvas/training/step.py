@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -12,6 +13,7 @@ from ganvas.objectives import Objective, Penalty
 from ganvas.training.augment import augment
 from ganvas.training.players import Players
 from ganvas.training.team import Team
+from ganvas.training.weights import Weights
 
 # Keep what a penalty and augmentation draw apart from the latents, which are drawn from the bare seed.
 PENALTY_STREAM, AUGMENT_STREAM = 1 << 62, 1 << 61
@@ -74,8 +76,7 @@ def play(
     `augment`, with probability `augmentation`.
     """
     generator, discriminator = players.generator, players.discriminator
-    generator_weights: list[Tensor] = list(generator.parameters())
-    discriminator_weights: list[Tensor] = list(discriminator.parameters())
+    generator_weights, discriminator_weights = players.generator_weights, players.discriminator_weights
 
     def see(images: Tensor, draws: int) -> Tensor:
         """What the discriminator sees of `images`; the same `draws`, the same changes."""
@@ -99,31 +100,30 @@ def play(
                 lambda images: discriminator(images, *label), real, seen, real_logits, fake_logits, random
             )
         loss = objective.critic_loss(real_logits, fake_logits)
-        gradients = torch.autograd.grad(loss + penalty_weight * smoothness, discriminator_weights)
+        gradients = torch.autograd.grad(loss + penalty_weight * smoothness, discriminator_weights.leaves)
         made = None if team.takes_turns else fake
         told = (loss.detach(), smoothness.detach(), real_logits.detach(), fake_logits.detach())
-        return Share(member, (latents, *label), made, *told), list(gradients)
+        return Share(member, (latents, *label), made, *told), discriminator_weights.gather(gradients, member)
 
     def deceive(share: Share) -> tuple[Tensor, list[Tensor]]:
         fake = share.fake if share.fake is not None else see(generator(*share.inputs), 2 * share.member)
         loss = objective.generator_loss(share.real_logits, discriminator(fake, *share.inputs[1:]))
-        return loss.detach(), list(torch.autograd.grad(loss, generator_weights))
+        gradients = torch.autograd.grad(loss, generator_weights.leaves)
+        return loss.detach(), generator_weights.gather(gradients, share.member)
 
     # The discriminator: tell reals from fakes.
     extra = () if labels is None else (labels,)
     shares, gradients = team.play(tell_apart, team.members, *map(team.split, (real, latents, *extra)))
-    finite = update(players.discriminator_optimiser, discriminator_weights, team.average(gradients))
+    finite = move(players.discriminator_optimiser, discriminator_weights, team.average(gradients))
 
-    # The generator: be taken for real. The discriminator's own weights need no gradient now, a third of its work.
-    discriminator.requires_grad_(False)
+    # The generator: be taken for real.
     losses, gradients = team.play(deceive, shares)
-    discriminator.requires_grad_(True)
     told = [
         torch.stack([share.loss, loss, share.smoothness, share.real_logits.mean(), share.fake_logits.mean()])
         for share, loss in zip(shares, losses, strict=True)
     ]
     *mean, scalars = team.average([[*own, row] for own, row in zip(gradients, told, strict=True)])
-    finite &= update(players.generator_optimiser, generator_weights, mean)
+    finite &= move(players.generator_optimiser, generator_weights, mean)
     critic, other, smoothness, real_logit, fake_logit = scalars.unbind()
     return Losses(critic, other, smoothness, real_logit, fake_logit, finite)
 
@@ -141,7 +141,14 @@ def judge_both(discriminator: nn.Module, real: Tensor, fake: Tensor, *label: Ten
     return real_logits, fake_logits
 
 
-def update(optimiser: torch.optim.Optimizer, weights: list[Tensor], gradients: list[Tensor]) -> bool:
+def move(optimiser: torch.optim.Optimizer, weights: Weights, gradients: list[Tensor]) -> bool:
+    """`update` of a player's weights, and of the copies that it computes with."""
+    finite = update(optimiser, weights.masters, gradients)
+    weights.refresh()
+    return finite
+
+
+def update(optimiser: torch.optim.Optimizer, weights: Sequence[Tensor], gradients: list[Tensor]) -> bool:
     """Take one step of the optimiser, and say so.
 
     Gradients that are not finite would poison weights and moments for good: then no step is taken, and the answer is
