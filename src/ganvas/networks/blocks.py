@@ -36,8 +36,10 @@ class Equalised(nn.Module):
         raise NotImplementedError
 
     def ready(self, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
-        """Weight and bias to compute with."""
-        found = self.working or tuple((own * factor).to(dtype) for own, factor in self.factors())
+        """Weight and bias to compute with, in `dtype`."""
+        found = self.working or tuple(
+            (own if factor == 1.0 else own * factor).to(dtype) for own, factor in self.factors()
+        )
         return found[0], found[1] if len(found) > 1 else None
 
 

@@ -1,10 +1,9 @@
 """A network's weights as training sees them: few tensors to move, and copies of them to compute with.
 
 A layer with an equalised learning rate scales its weights and casts them each time it is used, and sends a gradient
-back through both: of small layers that costs as much as their arithmetic, several hundred operations a step. Here the
-weights of all such layers lie in one tensor, and what they compute with in two more, scaled, in fp32 and in the dtype
-of the convolutions. Adam then moves one tensor, two operations refresh all copies, and the gradients of the copies,
-gathered into one tensor, are scaled by one more.
+back through both: several hundred small operations a step. Here the weights of all such layers lie in one tensor, and
+what they compute with in two more, scaled, in fp32 and in the dtype of the convolutions. Adam then moves one tensor,
+two operations refresh all copies, and the gradients of the copies, gathered into one tensor, are scaled by one more.
 """
 
 from __future__ import annotations
