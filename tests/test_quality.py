@@ -278,12 +278,19 @@ def test_the_command_says_what_is_wrong_and_the_last_mark_is_the_end(
     assert asked.marks == [0.5, 1.0] and asked.change == {"r3gan": {"gamma": 0.5, "rate": 1e-4}}
     for wrong, said in (
         (["--entrants", "our"], "our not known"),
-        (["--size", "48"], "power of two"),
+        (["--size", "50"], "multiple of 8"),
         (["--change", "ours.rate=1"], "RIVAL"),
     ):
         with pytest.raises(SystemExit):
             quality.parse(wrong)
         assert said in capsys.readouterr().err
+
+
+def test_who_cannot_make_a_size_says_so() -> None:
+    assert [quality.why_not(name, 64) for name in quality.ENTRANTS] == [None] * len(quality.ENTRANTS)
+    assert quality.why_not("ours", 96) is None
+    assert all("powers of two" in str(quality.why_not(name, 96)) for name in ("reference", "r3gan", "ladagan"))
+    assert "64 px" in str(quality.why_not("tutorial", 32)) and quality.why_not("reference", 32) is None
 
 
 def test_the_table_has_a_row_for_all_and_ratios_to_the_tutorial(capsys: pytest.CaptureFixture[str]) -> None:
