@@ -135,14 +135,14 @@ class Generator(nn.Module):
         first, widths = self.plan.sides[0], self.plan.widths
         self.mapping = Mapping(z_dim, self.w_dim, depth, classes)
         self.begin = Linear(self.w_dim, widths[0] * first[0] * first[1], GAIN)
-        dtypes = [torch.float32 if is_small(side) else dtype for side in self.plan.sides]
+        self.dtypes = [torch.float32 if is_small(side) else dtype for side in self.plan.sides]
         self.stages = nn.ModuleList(
-            Stage(before, after, self.w_dim, double=i > 0, dtype=dtypes[i])
+            Stage(before, after, self.w_dim, double=i > 0, dtype=self.dtypes[i])
             for i, (before, after) in enumerate(zip((widths[0], *widths), widths, strict=False))
         )
         self.to_image = nn.ModuleList(
             ModulatedConv2d(n, 4 * channels, 3, self.w_dim, demodulate=False, dtype=own)
-            for n, own in zip(widths, dtypes, strict=True)
+            for n, own in zip(widths, self.dtypes, strict=True)
         )
         for layer in self.to_image:
             start_smooth(layer)
@@ -157,8 +157,8 @@ class Generator(nn.Module):
         x = activate(self.begin(per_stage[:, 0])).view(len(w), -1, *self.plan.sides[0])
         x = x.contiguous(memory_format=torch.channels_last)
         image: Tensor | None = None
-        for i, (stage, to_image, side) in enumerate(zip(self.stages, self.to_image, self.plan.sides, strict=True)):
-            x = stage(x if is_small(side) else x.to(self.dtype), per_stage[:, i])
+        for i, (stage, to_image, dtype) in enumerate(zip(self.stages, self.to_image, self.dtypes, strict=True)):
+            x = stage(x.to(dtype), per_stage[:, i])
             detail = F.pixel_shuffle(to_image(x, per_stage[:, i]).float(), 2)
             image = blur(detail if image is None else upsample(image) + detail)
         assert image is not None

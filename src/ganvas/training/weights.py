@@ -55,7 +55,8 @@ class Weights:
         device = next(network.parameters()).device
         self._all = nn.Parameter(torch.zeros(length, device=device))
         self._factors, self._scaled = torch.zeros(length, device=device), torch.zeros(length, device=device)
-        self._cast = {layer.dtype: self._scaled.to(layer.dtype) for layer in layers}  # fp32: the same tensor
+        lower = {layer.dtype for layer in layers} - {torch.float32}
+        self._rounded = {dtype: torch.zeros(length, dtype=dtype, device=device) for dtype in lower}
         self.masters = [self._all, *others]
         self.leaves = [*(copy for layer in layers for copy in self._adopt(layer)), *others]
         self.refresh()
@@ -70,24 +71,24 @@ class Weights:
             view.copy_(parameter)
             parameter.data = view
             place.of(self._factors).fill_(factor)
-            copies.append(place.of(self._cast[layer.dtype]).detach().requires_grad_(True))
+            copies.append(place.of(self._rounded.get(layer.dtype, self._scaled)).detach().requires_grad_(True))
         layer.working = tuple(copies)
         return copies
 
     @property
     def nbytes(self) -> int:
         """What the copies take, in bytes; each member that gathers takes as much as the masters for it."""
-        copies = {id(one): one for one in (self._factors, self._scaled, *self._cast.values())} if self._places else {}
-        return sum(one.nbytes for one in copies.values())
+        if not self._places:
+            return 0
+        return sum(one.nbytes for one in (self._factors, self._scaled, *self._rounded.values()))
 
     @torch.no_grad()
     def refresh(self) -> None:
         """Compute the copies anew."""
         if self._places:
             torch.mul(self._all, self._factors, out=self._scaled)
-            for copy in self._cast.values():
-                if copy is not self._scaled:
-                    copy.copy_(self._scaled)
+            for copy in self._rounded.values():
+                copy.copy_(self._scaled)
 
     @torch.no_grad()
     def gather(self, gradients: Sequence[Tensor], member: int) -> list[Tensor]:
