@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import subprocess
@@ -13,7 +14,7 @@ import torch
 
 from ganvas import runtime
 from ganvas.errors import SettingError
-from ganvas.runtime import choose_machine, decide_bf16, usable_cores
+from ganvas.runtime import choose_machine, decide_bf16, nothing_old_is_searched, usable_cores
 
 
 def say(code: str, **environment: str) -> Any:
@@ -132,3 +133,16 @@ def test_bf16_is_read_off_the_processor(
 
 def test_apples_gpu_trains_in_fp32() -> None:
     assert decide_bf16("mps")[0] is False
+
+
+def test_what_is_there_before_training_is_not_searched_and_comes_back() -> None:
+    there: list[object] = []
+    before = gc.get_freeze_count()
+    with pytest.raises(KeyError), nothing_old_is_searched():
+        assert gc.get_freeze_count() > before
+        assert not any(one is there for one in gc.get_objects()), "an old one"
+        fresh: list[object] = []
+        assert any(one is fresh for one in gc.get_objects())
+        raise KeyError
+    assert gc.get_freeze_count() == 0
+    assert any(one is there for one in gc.get_objects())

@@ -147,3 +147,10 @@ def test_blur_interpolates_and_erases_a_checkerboard() -> None:
     rows, columns = torch.meshgrid(torch.arange(8), torch.arange(8), indexing="ij")
     board = ((rows + columns) % 2).double().expand(1, 1, 8, 8) * 2 - 1
     assert blocks.blur(board)[..., 1:-1, 1:-1].abs().max() < 1e-12
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1, 1), (2, 3, 5, 7), (1, 2, 1, 4)])
+def test_the_gradient_of_blur_is_blur(shape: tuple[int, ...]) -> None:
+    x = torch.randn(shape, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(blocks.blur, x)
+    assert torch.autograd.gradgradcheck(blocks.blur, x)

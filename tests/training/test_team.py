@@ -56,6 +56,9 @@ def test_members_do_not_cut_operations_further_and_leaving_restores_the_threads(
         assert torch.get_num_threads() == 1
         answers, _ = team.play(lambda member: (member * 10, []), range(2))
         assert answers == [0, 10]
+        with team.resting():
+            assert torch.get_num_threads() == before, "all of them, for what is not shared out"
+        assert torch.get_num_threads() == 1
     assert torch.get_num_threads() == before
 
 

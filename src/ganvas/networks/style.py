@@ -152,14 +152,14 @@ class Generator(nn.Module):
 
     def synthesise(self, w: Tensor) -> Tensor:
         """Intermediate latents to images: `w [B, D]`, or `[B, S, D]` with one for each of the S stages."""
-        per_stage = w[:, None].expand(-1, len(self.stages), -1) if w.dim() == 2 else w
+        per_stage = [w] * len(self.stages) if w.dim() == 2 else w.unbind(1)
         # The layout comes from the latent: a learned constant, as published, has to be taught it through the styles.
-        x = activate(self.begin(per_stage[:, 0])).view(len(w), -1, *self.plan.sides[0])
+        x = activate(self.begin(per_stage[0])).view(len(w), -1, *self.plan.sides[0])
         x = x.contiguous(memory_format=torch.channels_last)
         image: Tensor | None = None
-        for i, (stage, to_image, dtype) in enumerate(zip(self.stages, self.to_image, self.dtypes, strict=True)):
-            x = stage(x.to(dtype), per_stage[:, i])
-            detail = F.pixel_shuffle(to_image(x, per_stage[:, i]).float(), 2)
+        for stage, to_image, own, dtype in zip(self.stages, self.to_image, per_stage, self.dtypes, strict=True):
+            x = stage(x.to(dtype), own)
+            detail = F.pixel_shuffle(to_image(x, own).float(), 2)
             image = blur(detail if image is None else upsample(image) + detail)
         assert image is not None
         return image

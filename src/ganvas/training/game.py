@@ -68,7 +68,8 @@ class Game:
         with exhaustion():
             losses = self._play(turn)
         halving = half_life(self.batch, turn.seen_images + self.batch, self._ema_images)
-        update_average(self.players.average, self.players.generator, self.batch, halving)
+        with self.team.resting():
+            update_average(self.players.average, self.players.generator, self.batch, halving)
         return losses
 
     def _play(self, turn: Turn) -> Losses:

@@ -114,7 +114,8 @@ def play(
     # The discriminator: tell reals from fakes.
     extra = () if labels is None else (labels,)
     shares, gradients = team.play(tell_apart, team.members, *map(team.split, (real, latents, *extra)))
-    finite = move(players.discriminator_optimiser, discriminator_weights, team.average(gradients))
+    with team.resting():
+        finite = move(players.discriminator_optimiser, discriminator_weights, team.average(gradients))
 
     # The generator: be taken for real.
     losses, gradients = team.play(deceive, shares)
@@ -122,8 +123,9 @@ def play(
         torch.stack([share.loss, loss, share.smoothness, share.real_logits.mean(), share.fake_logits.mean()])
         for share, loss in zip(shares, losses, strict=True)
     ]
-    *mean, scalars = team.average([[*own, row] for own, row in zip(gradients, told, strict=True)])
-    finite &= move(players.generator_optimiser, generator_weights, mean)
+    with team.resting():
+        *mean, scalars = team.average([[*own, row] for own, row in zip(gradients, told, strict=True)])
+        finite &= move(players.generator_optimiser, generator_weights, mean)
     critic, other, smoothness, real_logit, fake_logit = scalars.unbind()
     return Losses(critic, other, smoothness, real_logit, fake_logit, finite)
 

@@ -68,11 +68,12 @@ class Team:
     @contextmanager
     def resting(self) -> Iterator[None]:
         """All threads for one thing, while the members have nothing to do."""
+        before = torch.get_num_threads()
         torch.set_num_threads(self._threads)
         try:
             yield
         finally:
-            torch.set_num_threads(1 if self._pool is not None else self._threads)
+            torch.set_num_threads(before)
 
     @property
     def takes_turns(self) -> bool:
