@@ -8,6 +8,9 @@ given, so that `x.to(torch.bfloat16)` at the door of a network is all that mixed
 from __future__ import annotations
 
 import math
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -41,6 +44,123 @@ class Equalised(nn.Module):
             (own if factor == 1.0 else own * factor).to(dtype) for own, factor in self.factors()
         )
         return found[0], found[1] if len(found) > 1 else None
+
+
+class _Passes(threading.local):
+    """What the calling thread has said of the passes that it makes."""
+
+    once = False
+
+
+_passes = _Passes()
+
+
+@contextmanager
+def differentiated_once() -> Iterator[None]:
+    """Promise that what this thread computes within it is differentiated once at most: `convolve` is then quicker.
+
+    Autograd tells its own convolution, and not ours, which gradients nobody asks for.
+    """
+    before, _passes.once = _passes.once, True
+    try:
+        yield
+    finally:
+        _passes.once = before
+
+
+def convolve(x: Tensor, weight: Tensor, bias: Tensor | None = None, stride: int = 1, padding: int = 0) -> Tensor:
+    """`F.conv2d`, and sound on a CPU where it is differentiated twice, as a penalty on the critic's slope does.
+
+    The library's second derivative turns the batch into channels and the maps into kernels as large as they are. With
+    AMX such a convolution in bf16 comes out wrong, by more than its own length, where there are fewer than 16 channels,
+    so where a share has fewer than 16 images; and it is slow.
+    """
+    if _passes.once or x.device.type != "cpu" or not torch.is_grad_enabled():
+        return F.conv2d(x, weight, bias, stride, padding)
+    convolved: Tensor = _Convolution.apply(x, weight, bias, stride, padding)  # type: ignore[no-untyped-call]
+    return convolved
+
+
+def _slopes(
+    gradient: Tensor, x: Tensor, weight: Tensor, stride: int, padding: int, wanted: tuple[bool, bool, bool]
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """Of a convolution, by input, weight and bias: those `wanted`, in one call of the library's."""
+    found: tuple[Tensor | None, Tensor | None, Tensor | None] = torch.ops.aten.convolution_backward(
+        gradient, x, weight, [len(weight)], [stride] * 2, [padding] * 2, [1, 1], False, [0, 0], 1, wanted
+    )
+    return found
+
+
+# With y = x ∗ w, its gradients are linear in what they are made of, and each one's own gradients are of the three again:
+# ⟨v, ∂x(g, w)⟩ = ⟨v ∗ w, g⟩ = ⟨∂w(v, g), w⟩, and ⟨u, ∂w(x, g)⟩ = ⟨x ∗ u, g⟩ = ⟨∂x(g, u), x⟩.
+
+
+class _Convolution(torch.autograd.Function):
+    """x ∗ w + b."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, stride: int, padding: int) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        ctx.how = stride, padding
+        return F.conv2d(x, weight, bias, stride, padding)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight = ctx.saved_tensors
+        by_x, by_weight, by_bias, *_ = ctx.needs_input_grad
+        if not torch.is_grad_enabled():
+            return (*_slopes(gradient, x, weight, *ctx.how, (by_x, by_weight, by_bias)), None, None)
+        return (
+            _ByInput.apply(gradient, weight, x.detach(), *ctx.how) if by_x else None,  # type: ignore[no-untyped-call]
+            _ByWeight.apply(x, gradient, weight.detach(), *ctx.how) if by_weight else None,  # type: ignore[no-untyped-call]
+            gradient.sum((0, 2, 3)) if by_bias else None,
+            None,
+            None,
+        )
+
+
+class _ByInput(torch.autograd.Function):
+    """∂x(g, w): the gradient by an input like `x` of a convolution whose output's is g."""
+
+    @staticmethod
+    def forward(ctx: Any, gradient: Tensor, weight: Tensor, x: Tensor, stride: int, padding: int) -> Tensor | None:
+        ctx.save_for_backward(gradient, weight)
+        ctx.how = stride, padding
+        return _slopes(gradient, x, weight, stride, padding, (True, False, False))[0]
+
+    @staticmethod
+    def backward(ctx: Any, direction: Tensor) -> tuple[Tensor | None, ...]:
+        gradient, weight = ctx.saved_tensors
+        by_gradient, by_weight, *_ = ctx.needs_input_grad
+        return (
+            convolve(direction, weight, None, *ctx.how) if by_gradient else None,
+            _ByWeight.apply(direction, gradient, weight.detach(), *ctx.how) if by_weight else None,  # type: ignore[no-untyped-call]
+            None,
+            None,
+            None,
+        )
+
+
+class _ByWeight(torch.autograd.Function):
+    """∂w(x, g): the gradient by a weight like `weight` of a convolution whose output's is g."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, gradient: Tensor, weight: Tensor, stride: int, padding: int) -> Tensor | None:
+        ctx.save_for_backward(x, gradient)
+        ctx.how = stride, padding
+        return _slopes(gradient, x, weight, stride, padding, (False, True, False))[1]
+
+    @staticmethod
+    def backward(ctx: Any, direction: Tensor) -> tuple[Tensor | None, ...]:
+        x, gradient = ctx.saved_tensors
+        by_x, by_gradient, *_ = ctx.needs_input_grad
+        return (
+            _ByInput.apply(gradient, direction, x.detach(), *ctx.how) if by_x else None,  # type: ignore[no-untyped-call]
+            convolve(x, direction, None, *ctx.how) if by_gradient else None,
+            None,
+            None,
+            None,
+        )
 
 
 class Linear(Equalised):
@@ -85,7 +205,7 @@ class Conv2d(Equalised):
 
     def forward(self, x: Tensor) -> Tensor:
         weight, bias = self.ready(x.dtype)
-        return F.conv2d(x, weight, bias, padding=weight.shape[-1] // 2)
+        return convolve(x, weight, bias, padding=weight.shape[-1] // 2)
 
 
 class ModulatedConv2d(Equalised):

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ganvas.networks.blocks import SLOPE
+from ganvas.networks.blocks import SLOPE, convolve
 
 
 class Convolution(nn.Conv2d):
@@ -31,7 +31,7 @@ class Convolution(nn.Conv2d):
         if input.device.type == "cpu" and input.shape[-1] <= 4:
             return self.as_matrix_product(input, weight)
         # A map of one channel has no layout, and what comes of it would be taken for channels-first.
-        return F.conv2d(input, weight, None, stride=2, padding=2).contiguous(memory_format=torch.channels_last)
+        return convolve(input, weight, None, 2, 2).contiguous(memory_format=torch.channels_last)
 
     @staticmethod
     def as_matrix_product(x: Tensor, weight: Tensor) -> Tensor:

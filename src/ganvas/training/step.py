@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ganvas.networks.blocks import differentiated_once
 from ganvas.objectives import Objective, Penalty
 from ganvas.training.augment import augment
 from ganvas.training.players import Players
@@ -90,7 +91,8 @@ def play(
         real, seen = see(real, 2 * member + 1), fake.detach()
         smoothness = torch.zeros((), device=real.device)
         if penalty is None:
-            real_logits, fake_logits = judge_both(discriminator, real, seen, *label)
+            with differentiated_once():
+                real_logits, fake_logits = judge_both(discriminator, real, seen, *label)
         else:
             if penalty.needs_image_grad:
                 real, seen = real.requires_grad_(True), seen.requires_grad_(True)
@@ -107,7 +109,9 @@ def play(
 
     def deceive(share: Share) -> tuple[Tensor, list[Tensor]]:
         fake = share.fake if share.fake is not None else see(generator(*share.inputs), 2 * share.member)
-        loss = objective.generator_loss(share.real_logits, discriminator(fake, *share.inputs[1:]))
+        with differentiated_once():
+            logits = discriminator(fake, *share.inputs[1:])
+        loss = objective.generator_loss(share.real_logits, logits)
         gradients = torch.autograd.grad(loss, generator_weights.leaves)
         return loss.detach(), generator_weights.gather(gradients, share.member)
 
