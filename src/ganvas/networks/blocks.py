@@ -91,7 +91,7 @@ def _slopes(
     return found
 
 
-# With y = x ∗ w, its gradients are linear in what they are made of, and each one's own gradients are of the three again:
+# With y = x ∗ w, its gradients are linear in what they are made of, and their own gradients are of these three again:
 # ⟨v, ∂x(g, w)⟩ = ⟨v ∗ w, g⟩ = ⟨∂w(v, g), w⟩, and ⟨u, ∂w(x, g)⟩ = ⟨x ∗ u, g⟩ = ⟨∂x(g, u), x⟩.
 
 
@@ -109,7 +109,8 @@ class _Convolution(torch.autograd.Function):
         x, weight = ctx.saved_tensors
         by_x, by_weight, by_bias, *_ = ctx.needs_input_grad
         if not torch.is_grad_enabled():
-            return (*_slopes(gradient, x, weight, *ctx.how, (by_x, by_weight, by_bias)), None, None)
+            stride, padding = ctx.how
+            return (*_slopes(gradient, x, weight, stride, padding, (by_x, by_weight, by_bias)), None, None)
         return (
             _ByInput.apply(gradient, weight, x.detach(), *ctx.how) if by_x else None,  # type: ignore[no-untyped-call]
             _ByWeight.apply(x, gradient, weight.detach(), *ctx.how) if by_weight else None,  # type: ignore[no-untyped-call]
