@@ -50,21 +50,25 @@ class Rows(NamedTuple):
     written: float | None  # when it was last, in seconds since 1970; None: there is no such file
 
 
+def _end_of(path: Path, limit: int) -> tuple[list[bytes], int, float]:
+    """The lines in the last `limit` bytes of a file, where these begin, and when it was written."""
+    with open_regular(path) as (descriptor, size), os.fdopen(descriptor, "rb", closefd=False) as file:
+        start = max(0, size - limit)
+        file.seek(start)
+        return file.read(size - start).split(b"\n"), start, os.fstat(descriptor).st_mtime
+
+
 def read_rows(path: Path, limit: int = TAIL_BYTES) -> Rows:
     """The rows in the last `limit` bytes of `path`; a line that is half-written or no row is passed over.
 
     Raises CheckpointError where it is there and cannot be read.
     """
     try:
-        with open_regular(path) as (descriptor, size), os.fdopen(descriptor, "rb", closefd=False) as file:
-            start = max(0, size - limit)
-            file.seek(start)
-            lines = file.read(size - start).split(b"\n")
-            written = os.fstat(descriptor).st_mtime
+        lines, start, written = _end_of(path, limit)
     except CheckpointError:
-        if os.path.lexists(path):
-            raise
-        return Rows([], [], [], 0, None)
+        if not os.path.lexists(path):
+            return Rows([], [], [], 0, None)
+        lines, start, written = _end_of(path, limit)  # a run that begins may have made it in between
     lines.pop()  # what follows the last line end: nothing, or half a row
     if start:
         del lines[:1]  # begins somewhere in a row
