@@ -9,7 +9,6 @@ must be set before torch is loaded is set here or nowhere, so torch and ganvas a
 from __future__ import annotations
 
 import contextlib
-import gc
 import json
 import os
 import platform
@@ -116,8 +115,6 @@ def ours(network: str, precision: str | None, settings: Settings) -> Contender:
 
     alone = partial(step, Team(1, machine.threads))
     team = Team(config.training.shares or 1, machine.threads).__enter__()  # until the process ends
-    gc.collect()
-    gc.freeze()  # as the loop does
     about = {
         "precision": config.training.precision,
         "why": machine.why,

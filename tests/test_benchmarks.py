@@ -106,6 +106,10 @@ def test_a_step_of_both_loops_teaches_the_same() -> None:
     torch.manual_seed(0)
     loop = tutorial.Loop(1, "cpu")
     players = copied_players(loop)
+    # Adam's first step goes by signs: where a gradient is next to nothing, rounding would decide which discriminator the
+    # generator meets, and processors round in different orders.
+    for discriminators in (players.discriminator_optimiser, loop.discriminator_optimiser):
+        discriminators.param_groups[0]["eps"] = 1e-3
     real, z = torch.rand(BATCH, 1, 64, 64) * 2 - 1, torch.rand(BATCH, 100) * 2 - 1
     losses = play(
         players, real.clone(), z, None, adversarial("non-saturating"), None, 1.0, seed=0, team=Team(1, threads=1)
@@ -126,9 +130,7 @@ def test_a_step_of_both_loops_teaches_the_same() -> None:
         assert len(mine) == len(list(module.parameters())) == len(theirs)
         for a, b in zip(mine, theirs, strict=True):
             b = live(b, a)
-            # The generator meets a discriminator after its first Adam step, which goes by signs: where a gradient is
-            # next to nothing, rounding decides, and processors round in different orders.
-            assert (a - b).norm() < (0.02 if module is players.discriminator else 0.06) * b.norm()
+            assert (a - b).norm() < 0.02 * b.norm()
 
 
 def test_generation_counts_the_images_that_each_way_makes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

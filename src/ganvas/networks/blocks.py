@@ -77,91 +77,63 @@ def convolve(x: Tensor, weight: Tensor, bias: Tensor | None = None, stride: int 
     """
     if _passes.once or x.device.type != "cpu" or not torch.is_grad_enabled():
         return F.conv2d(x, weight, bias, stride, padding)
-    convolved: Tensor = _Convolution.apply(x, weight, bias, stride, padding)  # type: ignore[no-untyped-call]
+    convolved: Tensor = _Convolution.apply(GRADIENT, x, weight, None, bias, stride, padding)  # type: ignore[no-untyped-call]
     return convolved
 
 
-def _slopes(
-    gradient: Tensor, x: Tensor, weight: Tensor, stride: int, padding: int, wanted: tuple[bool, bool, bool]
-) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    """Of a convolution, by input, weight and bias: those `wanted`, in one call of the library's."""
-    found: tuple[Tensor | None, Tensor | None, Tensor | None] = torch.ops.aten.convolution_backward(
-        gradient, x, weight, [len(weight)], [stride] * 2, [padding] * 2, [1, 1], False, [0, 0], 1, wanted
-    )
-    return found
-
-
-# With y = x ∗ w, its gradients are linear in what they are made of, and their own gradients are of these three again:
-# ⟨v, ∂x(g, w)⟩ = ⟨v ∗ w, g⟩ = ⟨∂w(v, g), w⟩, and ⟨u, ∂w(x, g)⟩ = ⟨x ∗ u, g⟩ = ⟨∂x(g, u), x⟩.
+X, WEIGHT, GRADIENT = range(3)  # the three of ⟨x ∗ w + b, g⟩
 
 
 class _Convolution(torch.autograd.Function):
-    """x ∗ w + b."""
+    """The gradient of ⟨x ∗ w + b, g⟩ by one of x, w and g; by g it is the convolution itself.
+
+    The form is linear in each of the three, so that the gradient by one is made of the two others, and has gradients
+    that are again of this form, with the direction in the place of that one. `by` says which it is; what is given for
+    it has no part but its shape and layout.
+    """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, stride: int, padding: int) -> Tensor:
-        ctx.save_for_backward(x, weight)
-        ctx.how = stride, padding
-        return F.conv2d(x, weight, bias, stride, padding)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight = ctx.saved_tensors
-        by_x, by_weight, by_bias, *_ = ctx.needs_input_grad
-        if not torch.is_grad_enabled():
-            stride, padding = ctx.how
-            return (*_slopes(gradient, x, weight, stride, padding, (by_x, by_weight, by_bias)), None, None)
-        return (
-            _ByInput.apply(gradient, weight, x.detach(), *ctx.how) if by_x else None,  # type: ignore[no-untyped-call]
-            _ByWeight.apply(x, gradient, weight.detach(), *ctx.how) if by_weight else None,  # type: ignore[no-untyped-call]
-            gradient.sum((0, 2, 3)) if by_bias else None,
-            None,
-            None,
-        )
-
-
-class _ByInput(torch.autograd.Function):
-    """∂x(g, w): the gradient by an input like `x` of a convolution whose output's is g."""
-
-    @staticmethod
-    def forward(ctx: Any, gradient: Tensor, weight: Tensor, x: Tensor, stride: int, padding: int) -> Tensor | None:
-        ctx.save_for_backward(gradient, weight)
-        ctx.how = stride, padding
-        return _slopes(gradient, x, weight, stride, padding, (True, False, False))[0]
+    def forward(
+        ctx: Any, by: int, x: Tensor, weight: Tensor, gradient: Tensor | None, bias: Tensor | None, *how: int
+    ) -> Tensor:
+        ctx.save_for_backward(x, weight, gradient)
+        ctx.by, ctx.how = by, how
+        if by == GRADIENT:
+            return F.conv2d(x, weight, bias, *how)
+        found: Tensor = _slopes(gradient, x, weight, how, (by == X, by == WEIGHT, False))[by]
+        return found
 
     @staticmethod
     def backward(ctx: Any, direction: Tensor) -> tuple[Tensor | None, ...]:
-        gradient, weight = ctx.saved_tensors
-        by_gradient, by_weight, *_ = ctx.needs_input_grad
-        return (
-            convolve(direction, weight, None, *ctx.how) if by_gradient else None,
-            _ByWeight.apply(direction, gradient, weight.detach(), *ctx.how) if by_weight else None,  # type: ignore[no-untyped-call]
-            None,
-            None,
-            None,
-        )
+        _, *wanted, by_bias, _, _ = ctx.needs_input_grad
+        three = list(ctx.saved_tensors)
+        three[ctx.by] = direction
+        if ctx.by == GRADIENT and not torch.is_grad_enabled():  # both in one call
+            x, weight, bias = _slopes(direction, three[X], three[WEIGHT], ctx.how, (*wanted[:GRADIENT], by_bias))
+            return None, x, weight, None, bias, None, None
+
+        def gradient(by: int) -> Tensor | None:
+            if by == ctx.by or not wanted[by]:
+                return None
+            like = None if by == GRADIENT else three[by].detach()
+            found: Tensor = _Convolution.apply(  # type: ignore[no-untyped-call]
+                by, *three[:by], like, *three[by + 1 :], None, *ctx.how
+            )
+            return found
+
+        bias = direction.sum((0, 2, 3)) if by_bias else None
+        return None, gradient(X), gradient(WEIGHT), gradient(GRADIENT), bias, None, None
 
 
-class _ByWeight(torch.autograd.Function):
-    """∂w(x, g): the gradient by a weight like `weight` of a convolution whose output's is g."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, gradient: Tensor, weight: Tensor, stride: int, padding: int) -> Tensor | None:
-        ctx.save_for_backward(x, gradient)
-        ctx.how = stride, padding
-        return _slopes(gradient, x, weight, stride, padding, (False, True, False))[1]
-
-    @staticmethod
-    def backward(ctx: Any, direction: Tensor) -> tuple[Tensor | None, ...]:
-        x, gradient = ctx.saved_tensors
-        by_x, by_gradient, *_ = ctx.needs_input_grad
-        return (
-            _ByInput.apply(gradient, direction, x.detach(), *ctx.how) if by_x else None,  # type: ignore[no-untyped-call]
-            convolve(x, direction, None, *ctx.how) if by_gradient else None,
-            None,
-            None,
-            None,
-        )
+def _slopes(
+    gradient: Tensor | None, x: Tensor, weight: Tensor, how: tuple[int, ...], wanted: tuple[bool, ...]
+) -> tuple[Any, Any, Any]:
+    """The gradients of a convolution by input, weight and bias: those `wanted`, in one call of the library's."""
+    stride, padding = how
+    found: tuple[Any, Any, Any] = torch.ops.aten.convolution_backward(
+        gradient, x, weight, [len(weight)], [stride] * 2, [padding] * 2, [1, 1], False, [0, 0], 1, wanted
+    )
+    return found
 
 
 class Linear(Equalised):

@@ -21,7 +21,7 @@ from ganvas.errors import DataError, TrainingError
 from ganvas.latents import latents
 from ganvas.named import resolve
 from ganvas.networks import FAMILIES
-from ganvas.runtime import choose_machine, nothing_old_is_searched
+from ganvas.runtime import choose_machine
 from ganvas.training import samples
 from ganvas.training.augment import MOST
 from ganvas.training.crew import ALONE, OVER, WEIGHTS, Crew, joined
@@ -220,11 +220,7 @@ def play_on(
                 "or a higher --gamma"
             )
 
-    with (
-        Interruption() as interruption,
-        Team(settings.shares or 1, machine.threads, crew, plan.at_once) as team,
-        nothing_old_is_searched(),
-    ):
+    with Interruption() as interruption, Team(settings.shares or 1, machine.threads, crew, plan.at_once) as team:
         game = Game(plan, dataset, players, team)
         progress = budget_used(position.moment(), settings.minutes, limit)
         scorer = Scorer(metric, folder, dataset, sample, team.resting, watcher.note, progress)

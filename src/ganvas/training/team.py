@@ -10,14 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from types import TracebackType
 from typing import TypeVar
 
 import torch
 from torch import Tensor
 
-from ganvas.runtime import one_thread
+from ganvas.runtime import nothing_old_is_searched, one_thread
 from ganvas.training.crew import ALONE, Crew
 
 First = TypeVar("First")
@@ -38,7 +38,8 @@ class Team:
     """The members that play this process's part of the `shares` of a batch, one share each. Enter it before `play`.
 
     `at_once` of them are at work at the same time, by default all, each in a thread of its own; one alone plays in the
-    caller's. `members` are their numbers among those of all processes of the run.
+    caller's. `members` are their numbers among those of all processes of the run. While it is entered, Python does not
+    search what was there before (`runtime.nothing_old_is_searched`).
     """
 
     def __init__(self, shares: int, threads: int, crew: Crew = ALONE, at_once: int | None = None) -> None:
@@ -48,8 +49,10 @@ class Team:
         self.at_once = min(at_once or self.size, self.size)
         self._threads = threads
         self._pool: ThreadPoolExecutor | None = None
+        self._entered = ExitStack()
 
     def __enter__(self) -> Team:
+        self._entered.enter_context(nothing_old_is_searched())
         if self.at_once > 1:
             # An operation is not cut up further: the members are the parallelism.
             torch.set_num_threads(1)
@@ -64,6 +67,7 @@ class Team:
         if self._pool is not None:
             self._pool.shutdown()
         torch.set_num_threads(self._threads)
+        self._entered.close()
 
     @contextmanager
     def resting(self) -> Iterator[None]:
