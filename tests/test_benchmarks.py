@@ -106,8 +106,8 @@ def test_a_step_of_both_loops_teaches_the_same() -> None:
     torch.manual_seed(0)
     loop = tutorial.Loop(1, "cpu")
     players = copied_players(loop)
-    # Adam's first step goes by signs: where a gradient is next to nothing, rounding would decide which discriminator the
-    # generator meets, and processors round in different orders.
+    # Adam's first step goes by signs: where a gradient is next to nothing, rounding would decide which discriminator
+    # the generator meets, and processors round in different orders.
     for discriminators in (players.discriminator_optimiser, loop.discriminator_optimiser):
         discriminators.param_groups[0]["eps"] = 1e-3
     real, z = torch.rand(BATCH, 1, 64, 64) * 2 - 1, torch.rand(BATCH, 100) * 2 - 1
