@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+
 import pytest
 import torch
 from hypothesis import given
@@ -59,7 +61,8 @@ def test_members_do_not_cut_operations_further_and_leaving_restores_the_threads(
         with team.resting():
             assert torch.get_num_threads() == before, "all of them, for what is not shared out"
         assert torch.get_num_threads() == 1
-    assert torch.get_num_threads() == before
+        assert gc.get_freeze_count() > 0, "what was there before is not searched"
+    assert torch.get_num_threads() == before and gc.get_freeze_count() == 0
 
 
 def test_an_error_in_a_member_reaches_the_caller() -> None:
