@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,12 @@ def plan(dataset: Dataset) -> Plan:
     return derive(make_config("x", data={"size": 32}, **SMALL), dataset, machine)
 
 
+def with_adam(plan: Plan) -> Plan:
+    """What SOAP works in would be more than such small networks take for some images."""
+    training = plan.config.training.model_copy(update={"optimiser": "adam"})
+    return replace(plan, config=plan.config.model_copy(update={"training": training}))
+
+
 def test_bytes_are_counted_while_they_live() -> None:
     with Held() as held:
         one = torch.zeros(1000)
@@ -53,7 +60,7 @@ def test_bytes_are_counted_while_they_live() -> None:
 
 def test_what_a_step_takes_follows_from_a_trial_on_a_few_images(plan: Plan) -> None:
     need = measure_need(plan)
-    _, step = trial(plan)
+    _, step = trial(with_adam(plan))
     step(4, True, Team(1, 1))
     with Held() as held:
         step(32, True, Team(1, 1))
@@ -63,7 +70,10 @@ def test_what_a_step_takes_follows_from_a_trial_on_a_few_images(plan: Plan) -> N
     average = sum(p.nbytes for p in players.generator.parameters())
     copies = players.generator_weights.nbytes + players.discriminator_weights.nbytes
     assert copies == pytest.approx(2 * weights, rel=0.01), "factors, and scaled: in fp32"
-    assert need.fixed == pytest.approx(3 * weights + average + copies, rel=0.01), "weights, two moments, the average"
+    bases = sum(one.nbytes for name, one in players.tensors()["optimisers"].items() if re.search("(left|right)_", name))
+    assert bases > 0
+    remembered, working = 3 * weights + average + bases, 2 * weights  # with two moments and what SOAP knows
+    assert need.fixed == pytest.approx(remembered + copies + working, rel=0.01)
     assert need.gradients == pytest.approx(weights, rel=0.01)
 
 
@@ -211,7 +221,7 @@ def test_taking_turns_changes_no_bit(kind: str | None, augmentation: float) -> N
 
 def test_turns_take_less_memory(plan: Plan) -> None:
     """The peak that one thread sees: of all shares' fakes kept with their graphs, or of one at a time."""
-    _, step = trial(plan)
+    _, step = trial(with_adam(plan))
     peaks = []
     for team in (Team(4, 1, at_once=4), Team(4, 1, at_once=1)):
         with Held() as held:  # neither is entered: all play in this thread

@@ -22,6 +22,7 @@ from torch.utils._pytree import tree_leaves
 from ganvas.errors import SettingError, TrainingError
 from ganvas.runtime import processes_here
 from ganvas.training.plan import Plan, trial
+from ganvas.training.soap import Soap
 from ganvas.training.team import SMALLEST, Team
 
 TRIAL_IMAGES = SMALLEST, 2 * SMALLEST
@@ -133,10 +134,15 @@ def left_of(group: ControlGroup) -> float:
 
 def measure_need(plan: Plan) -> Need:
     """Play one penalised step on a few images, and on twice as many, with throw-away networks."""
-    players, step = trial(plan)
+    players, _ = trial(plan)
     weights = players.generator_weights, players.discriminator_weights
+    optimisers = players.generator_optimiser, players.discriminator_optimiser
     fixed = sum(tensor.nbytes for tensor in players.everything()) + sum(own.nbytes for own in weights)
+    fixed += sum(own.nbytes for own in optimisers if isinstance(own, Soap))
     gradients = sum(master.nbytes for own in weights for master in own.masters)
+    # What SOAP works in is nothing beside a batch, but may be more than a few images take, which are what is measured.
+    adam = plan.config.training.model_copy(update={"optimiser": "adam"})
+    _, step = trial(replace(plan, config=plan.config.model_copy(update={"training": adam})))
     step(TRIAL_IMAGES[0], True, Team(1, plan.machine.threads))  # the first makes room for gradients, which stays
     peaks = []
     for images in TRIAL_IMAGES:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ganvas.config import RunConfig
+from ganvas.config import RunConfig, TrainingSettings
 from ganvas.networks import build
 from ganvas.runtime import Machine
 from ganvas.training.ema import start_average
+from ganvas.training.soap import Soap
 from ganvas.training.weights import Weights
 
 Tensors = dict[str, Tensor]
@@ -19,7 +21,7 @@ Tensors = dict[str, Tensor]
 
 @dataclass
 class Players:
-    """Generator, discriminator, the generator's moving average; the weights of both that learn, and one Adam each."""
+    """Generator, discriminator, the average of the generator; the weights that learn, and an optimiser, of both."""
 
     generator: nn.Module
     discriminator: nn.Module
@@ -69,15 +71,17 @@ class Players:
                 group["lr"] = own
 
     def _moments(self) -> Tensors:
-        """Adam's two moments and step counter of each weight, by name."""
+        """Adam's two moments and step counter of each weight, by name, and what SOAP knows of its layer."""
         found = {}
         for name, module, weights, optimiser in (
             ("generator", self.generator, self.generator_weights, self.generator_optimiser),
             ("discriminator", self.discriminator, self.discriminator_weights, self.discriminator_optimiser),
         ):
             for key, parameter in module.named_parameters():
-                for moment, tensor in weights.part(optimiser.state, parameter).items():
-                    found[f"{name}.{key}.{moment}"] = tensor
+                own = weights.part(optimiser, parameter)
+                if isinstance(optimiser, Soap) and (layer := optimiser.layers.get(parameter)):
+                    own |= layer.tensors()
+                found.update({f"{name}.{key}.{moment}": tensor for moment, tensor in own.items()})
         return found
 
 
@@ -91,18 +95,20 @@ def make_players(config: RunConfig, channels: int, classes: int, machine: Machin
     discriminator.to(machine.device)
     average = start_average(generator)
     weights = Weights(generator), Weights(discriminator)
-    optimisers = [
-        torch.optim.Adam(
-            player.masters,
-            lr=settings.learning_rate,
-            betas=(settings.beta1, settings.beta2),
-            fused=machine.device != "mps",
-        )
-        for player in weights
-    ]
-    for optimiser in optimisers:
-        _fill(optimiser)
+    optimisers = [make_optimiser(player, settings, machine.device) for player in weights]
     return Players(generator, discriminator, average, *weights, *optimisers)
+
+
+def make_optimiser(weights: Weights, settings: TrainingSettings, device: str) -> torch.optim.Adam:
+    """What moves a player's weights: Adam, or Adam in the eigenbases (`training.soap`), with all state in place."""
+    adam: dict[str, Any] = {
+        "lr": settings.learning_rate,
+        "betas": (settings.beta1, settings.beta2),
+        "fused": device != "mps",
+    }
+    optimiser = Soap(weights, **adam) if settings.optimiser == "soap" else torch.optim.Adam(weights.masters, **adam)
+    _fill(optimiser)
+    return optimiser
 
 
 def _fill(optimiser: torch.optim.Adam) -> None:

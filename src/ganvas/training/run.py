@@ -51,7 +51,7 @@ def stored_config(folder: Path) -> RunConfig | None:
     found: Any = read_json(path)
     if isinstance(found, dict) and isinstance(found.get("training"), dict):
         # Settings that came later: a run that began without them goes on without.
-        found["training"] = {"augment": 0.0, "decay_images": 0, **found["training"]}
+        found["training"] = {"augment": 0.0, "decay_images": 0, "optimiser": "adam", **found["training"]}
     try:
         return RunConfig.model_validate(found)
     except ValidationError as error:
@@ -133,9 +133,11 @@ def resume(folder: Path, plan: Plan, dataset: Dataset, players: Players) -> Posi
 
     Raises CheckpointError when every checkpoint is damaged, and SettingError when the pictures are other ones.
     """
+    treats = bool(plan.config.training.interventions)
+    steers = plan.config.objective.penalty not in ("wgan-gp", "none")  # the others draw slopes to zero
     found = load_latest(folder, expect=players.expected())
     if found is None:
-        return Position(monitor=Monitor(bool(plan.config.training.interventions)))
+        return Position(monitor=Monitor(treats, steers=steers))
     state: dict[str, Any] = found.state
     if state["data_digest"] != dataset.digest:
         raise SettingError(
@@ -145,7 +147,7 @@ def resume(folder: Path, plan: Plan, dataset: Dataset, players: Players) -> Posi
     check_config(state["config"], plan.config, folder)
     players.restore(found.tensors)
     position = Position(found.seen_images, float(state["seconds"]), Moment(*state["drawn"]) if state["drawn"] else None)
-    position.monitor = stored_monitor(state, bool(plan.config.training.interventions), found.seen_images)
+    position.monitor = stored_monitor(state, treats, found.seen_images, steers)
     position.notes += [f"passed over a damaged checkpoint: {line}" for line in found.skipped]
     now = fingerprint(plan)
     if state["machine"] != now:

@@ -8,7 +8,7 @@ two operations refresh all copies, and the gradients of the copies, gathered int
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -29,6 +29,11 @@ class Place(NamedTuple):
     def of(self, everything: Tensor) -> Tensor:
         """The view of `everything` that is this weight."""
         return everything.as_strided(self.shape, self.stride, self.start)
+
+    def matrix(self, everything: Tensor) -> Tensor:
+        """The same as `[outputs, positions, inputs]`, which is how it lies there, kernels with channels last."""
+        whole = everything[self.start : self.start + self.shape.numel()]
+        return whole.view(self.shape[0], -1, self.shape[1])
 
 
 class Weights:
@@ -105,9 +110,16 @@ class Weights:
         torch._foreach_copy_(views, list(gradients[: len(views)]))
         return [everything.mul_(self._factors), *gradients[len(views) :]]
 
-    def part(self, state: Mapping[Tensor, Mapping[str, Tensor]], parameter: nn.Parameter) -> dict[str, Tensor]:
-        """What an optimiser's `state`, by master, holds of one parameter of the network; scalars are of all."""
+    def matrices(self, everything: Tensor) -> dict[nn.Parameter, Tensor]:
+        """The views of `everything` that are weights of layers, by parameter: `[outputs, positions, inputs]` each."""
+        return {
+            parameter: place.matrix(everything) for parameter, place in self._places.items() if len(place.shape) > 1
+        }
+
+    def part(self, optimiser: torch.optim.Optimizer, parameter: nn.Parameter) -> dict[str, Tensor]:
+        """What the state of an optimiser of `masters` holds of one parameter of the network; scalars are of all."""
         place = self._places.get(parameter)
         if place is None:
-            return dict(state[parameter])
-        return {name: place.of(one) if one.dim() else one for name, one in state[self._all].items()}
+            return dict(optimiser.state[parameter])
+        whole = optimiser.param_groups[0]["params"][0]
+        return {name: place.of(one) if one.dim() else one for name, one in optimiser.state[whole].items()}

@@ -1,0 +1,119 @@
+"""SOAP: Adam along the axes in which a layer's gradients are least entangled, found on the way.
+
+    L ← β L + (1 − β) G Gᵀ        R ← β R + (1 − β) Gᵀ G        second moments of G [outputs, inputs], side by side
+    G' = Q_Lᵀ G Q_R               the gradient in the eigenbases Q_L, Q_R of both
+    W ← W − rate · Q_L Adam(G') Q_Rᵀ
+
+Vyas et al. 2024, "SOAP: Improving and Stabilizing Shampoo using Adam", algorithm 3; L and R are those of Gupta et al.
+2018, "Shampoo". Adam gives each weight a step of its own, which is right where gradients of different weights have
+nothing to do with each other; between the channels of a layer they have, and the eigenbases part what belongs
+together. A kernel's positions count as so many more columns of L's matrix and rows of R's.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ganvas.training.weights import Weights
+
+MEMORY = 0.95  # β of L and R, a step
+EVERY = 20  # steps from one turn of a basis to the next
+EARLY = (2, 4, 8, 12)  # steps with a turn besides: the moments are those of few gradients yet
+LONGEST = 256  # channels: along a longer side, as of a map that is laid out flat, gradients stay as they are
+
+
+class Side:
+    """What is known of the gradients along one side of a layer, `n` channels."""
+
+    def __init__(self, n: int, device: torch.device) -> None:
+        self.moments = torch.zeros(n, n, device=device)
+        self.basis = torch.eye(n, device=device)  # eigenvectors in columns, largest eigenvalue first
+
+    def learn(self, rows: Tensor, count: int, turn: bool) -> None:
+        """Take in the gradient of step `count`, `[n, others]`, and `turn` the basis towards the eigenvectors.
+
+        By one step of orthogonal iteration, as in the paper's algorithm 4: the basis hardly changes from one turn to
+        the next, and what Adam remembers along its axes stays true. The first gradient is taken as it is.
+        """
+        self.moments.lerp_(rows @ rows.t(), 1 - MEMORY if count > 1 else 1.0)
+        if count == 1:
+            self.basis.copy_(torch.linalg.eigh(self.moments)[1].flip(1))
+        elif turn:
+            self.basis.copy_(torch.linalg.qr(self.moments @ self.basis)[0])
+
+
+class Layer:
+    """A layer's weight with what is known of both sides; `None` where a side is longer than `LONGEST`, or of one."""
+
+    def __init__(self, weight: Tensor) -> None:
+        outputs, _, inputs = weight.shape
+        self.left, self.right = (Side(n, weight.device) if 1 < n <= LONGEST else None for n in (outputs, inputs))
+
+    def learn(self, gradient: Tensor, count: int, turn: bool) -> None:
+        """Take in the gradient `[outputs, positions, inputs]` of step `count`."""
+        if self.left is not None:
+            self.left.learn(gradient.flatten(1), count, turn)
+        if self.right is not None:
+            self.right.learn(gradient.flatten(0, 1).t(), count, turn)
+
+    def into_basis(self, gradient: Tensor) -> Tensor:
+        """Q_Lᵀ G Q_R of `[outputs, positions, inputs]`."""
+        turned = gradient if self.right is None else gradient @ self.right.basis
+        return turned if self.left is None else (self.left.basis.t() @ turned.flatten(1)).view_as(turned)
+
+    def out_of_basis(self, step: Tensor) -> Tensor:
+        """Q_L G Q_Rᵀ: what `into_basis` was given."""
+        turned = step if self.right is None else step @ self.right.basis.t()
+        return turned if self.left is None else (self.left.basis @ turned.flatten(1)).view_as(turned)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What a checkpoint keeps of it."""
+        return {
+            f"{name}_{what}": tensor
+            for name, side in (("left", self.left), ("right", self.right))
+            if side is not None
+            for what, tensor in (("moments", side.moments), ("basis", side.basis))
+        }
+
+
+class Soap(torch.optim.Adam):
+    """Moves the masters of `weights` as Adam does, but a layer's along the axes of its bases.
+
+    Adam's first parameter stands for the tensor of all weights: zeros, in the bases, which Adam moves by a step; this
+    is then turned back and added. β₁ is 0: a mean of gradients would have to be turned with the bases.
+    """
+
+    def __init__(self, weights: Weights, **settings: Any) -> None:
+        self._weights, (self._whole, *others) = weights, weights.masters
+        self._step = nn.Parameter(torch.zeros_like(self._whole))
+        self._step.grad = torch.zeros_like(self._whole)
+        self.layers = {parameter: Layer(matrix) for parameter, matrix in weights.matrices(self._whole.data).items()}
+        parts = [weights.matrices(whole).values() for whole in (self._step.data, self._step.grad)]
+        self._parts = list(zip(self.layers.values(), *parts, strict=True))
+        super().__init__([self._step, *others], **settings)
+
+    @property
+    def nbytes(self) -> int:
+        """What it works in, beside its state, in bytes."""
+        return 2 * self._step.nbytes
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        """Take a step by the gradients that the masters have."""
+        assert self._whole.grad is not None and self._step.grad is not None
+        self._step.zero_()
+        self._step.grad.copy_(self._whole.grad)
+        for layer, _, gradient in self._parts:
+            gradient.copy_(layer.into_basis(gradient))
+        super().step()
+        for layer, step, _ in self._parts:
+            step.copy_(layer.out_of_basis(step))
+        self._whole.add_(self._step)
+        # The bases come last: the first step is Adam's own. Along the axes of its own moments a single gradient is
+        # nearly diagonal, and Adam would make as much of the rounding beside the diagonal.
+        count = int(self.state[self._step]["step"])
+        for number, (parameter, gradient) in enumerate(self._weights.matrices(self._whole.grad).items()):
+            self.layers[parameter].learn(gradient, count, count in EARLY or (count + number) % EVERY == 0)

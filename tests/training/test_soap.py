@@ -1,0 +1,129 @@
+"""SOAP: Adam where there is nothing to turn, the same in turned coordinates, quicker where channels are entangled."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from ganvas.networks.blocks import Conv2d, Linear
+from ganvas.training import soap
+from ganvas.training.soap import Soap
+from ganvas.training.step import move
+from ganvas.training.weights import Weights
+
+RATE = 0.01
+
+
+class Net(nn.Module):
+    """A layer of each kind, and a weight outside of layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.linear, self.free = Conv2d(6, 10, 3), Linear(12, 7), nn.Parameter(torch.randn(3, 4))
+
+
+def made() -> tuple[Net, Weights]:
+    torch.manual_seed(0)
+    net = Net()
+    return net, Weights(net)
+
+
+def random_gradients(weights: Weights, seed: int) -> list[Tensor]:
+    torch.manual_seed(seed)
+    return [torch.randn_like(master) for master in weights.masters]
+
+
+def orthogonal(n: int, seed: int) -> Tensor:
+    torch.manual_seed(seed)
+    return torch.linalg.qr(torch.randn(n, n))[0]
+
+
+def test_without_bases_it_is_adam(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(soap, "LONGEST", 1)
+    (_, mine), (_, plain) = made(), made()
+    optimiser, adam = (
+        Soap(mine, lr=RATE, betas=(0.0, 0.99)),
+        torch.optim.Adam(plain.masters, lr=RATE, betas=(0.0, 0.99)),
+    )
+    for seed in range(5):
+        for own, weights in ((optimiser, mine), (adam, plain)):
+            assert move(own, weights, random_gradients(weights, seed))
+    for one, other in zip(mine.masters, plain.masters, strict=True):
+        assert torch.allclose(one, other, atol=1e-6)
+
+
+def test_the_first_step_is_adams() -> None:
+    _, weights = made()
+    before, gradients = [one.detach().clone() for one in weights.masters], random_gradients(weights, 1)
+    optimiser = Soap(weights, lr=RATE, betas=(0.0, 0.99))
+    assert move(optimiser, weights, [one.clone() for one in gradients])
+    for old, new, gradient in zip(before, weights.masters, gradients, strict=True):
+        assert torch.allclose(new, old - RATE * gradient.sign(), atol=1e-5)
+
+
+def test_a_basis_is_orthonormal_and_finds_what_is_entangled() -> None:
+    net, weights = made()
+    optimiser = Soap(weights, lr=RATE, betas=(0.0, 0.99))
+    left, right = orthogonal(7, 2), orthogonal(12, 3)
+    lengths = 2.0 ** -torch.arange(12.0)
+    for seed in range(200):
+        gradients = random_gradients(weights, seed)
+        own = weights.matrices(gradients[0])[net.linear.weight]
+        own.copy_((left @ (own[:, 0] * lengths[:7, None] * lengths) @ right.t())[:, None])
+        assert move(optimiser, weights, gradients)
+    layer = optimiser.layers[net.linear.weight]
+    assert layer.left is not None and layer.right is not None
+    for side, axes in ((layer.left, left), (layer.right, right)):
+        basis = side.basis
+        assert torch.allclose(basis.t() @ basis, torch.eye(len(basis)), atol=1e-5)
+        alike = (basis.t() @ axes).abs().diagonal()
+        assert (alike[:5] > 0.9).all(), "the axes come in the order of their moments"
+    conv = optimiser.layers[net.conv.weight]
+    assert conv.left is not None and conv.left.basis.shape == (10, 10)
+    assert conv.right is not None and conv.right.basis.shape == (6, 6), "channels, not positions of the kernel"
+
+
+def test_turning_there_and_back_changes_nothing() -> None:
+    net, weights = made()
+    optimiser = Soap(weights, lr=RATE, betas=(0.0, 0.99))
+    for seed in range(3):
+        assert move(optimiser, weights, random_gradients(weights, seed))
+    for layer, matrix in zip(
+        optimiser.layers.values(), weights.matrices(weights.masters[0].data).values(), strict=True
+    ):
+        there = layer.into_basis(matrix)
+        assert not torch.allclose(there, matrix, atol=1e-2) and torch.allclose(there.norm(), matrix.norm())
+        assert torch.allclose(layer.out_of_basis(there), matrix, atol=1e-5)
+    place = weights.matrices(weights.masters[0].data)[net.conv.weight]
+    assert place.shape == (10, 9, 6) and torch.equal(place[2, 5, 4], net.conv.weight[2, 4, 1, 2]), "row by row"
+
+
+def bowl(optimiser: Callable[[Weights], torch.optim.Adam], axes: Tensor, steps: int = 200) -> float:
+    """What is left of a quadratic bowl, a thousand times steeper along some of `axes [12, 12]` than along others."""
+    net, weights = made()
+    own = optimiser(weights)
+    steep, target = 10.0 ** -torch.linspace(0, 3, 12), net.linear.weight.detach() + 0.3 * torch.randn(7, 12)
+    for step in range(steps):
+        error = (net.linear.weight.detach() - target) @ axes
+        gradients = [torch.zeros_like(master) for master in weights.masters]
+        weights.matrices(gradients[0])[net.linear.weight].copy_(((error * steep) @ axes.t())[:, None])
+        own.param_groups[0]["lr"] = RATE * (1 - step / steps)
+        assert move(own, weights, gradients)
+    return float((((net.linear.weight.detach() - target) @ axes).square() * steep).sum())
+
+
+def test_channels_that_are_entangled_do_not_slow_it_down() -> None:
+    """Adam is quick where the steep axes are the weights' own, and slow where they lie across them."""
+    own, across = torch.eye(12), orthogonal(12, 4)
+
+    def plain(weights: Weights) -> torch.optim.Adam:
+        return torch.optim.Adam(weights.masters, lr=RATE, betas=(0.0, 0.9))
+
+    def turning(weights: Weights) -> torch.optim.Adam:
+        return Soap(weights, lr=RATE, betas=(0.0, 0.9))
+
+    assert bowl(plain, across) > 10 * bowl(plain, own)
+    assert bowl(turning, across) < 0.2 * bowl(plain, across)
