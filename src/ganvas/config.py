@@ -110,7 +110,7 @@ class ObjectiveSettings(Settings):
         description="non-saturating, relativistic, minimax, hinge, least-squares or wasserstein.",
     )
     penalty: str = Field(
-        "r1", description="r1, r1+r2, r2, finite-difference, wgan-gp or none: holds the discriminator's slope."
+        "r1+r2", description="r1, r1+r2, r2, finite-difference, wgan-gp or none: holds the discriminator's slope."
     )
     gamma: float | None = Field(None, ge=0, le=1e6, description="Weight of the penalty; derived from the size.")
     penalty_every: int | None = Field(

@@ -221,7 +221,6 @@ def what_was_done(finding: Finding, care: Care) -> str:
     changes = [f"{value:.3g} times the {name}" for name, value in factors if value != 1.0]
     words = {
         "more penalty": f"the penalty is {care.penalty:g} times what it was at first",
-        "less penalty": f"the penalty is {care.penalty:g} times what it was at first",
         "slower critic": f"the discriminator learns at {care.critic_rate:g} times its rate",
         "more augmentation": f"its pictures are changed by {care.augmentation:g} more often than the plan says",
         "less augmentation": f"its pictures are changed by {care.augmentation:g} more often than the plan says",

@@ -105,31 +105,6 @@ def test_the_penalty_rises_step_by_step_and_then_the_critic_slows(watch: Monitor
     assert min(later - before for before, later in itertools.pairwise(at)) >= REST, "each gets time to work"
 
 
-def test_a_penalty_is_fitted_to_the_pictures_from_the_first_check_up_on() -> None:
-    watch, ahead, close = Monitor(steers=True), replace(WELL, margin=5.0), replace(WELL, margin=1.0)
-    found = follow(watch, *[ahead] * 6)
-    assert [finding.action for finding in found] == ["more penalty"] * 4 + [None] * 2
-    assert {finding.state for finding in found} == {"healthy"} and "5.0 standard deviations" in found[0].why
-    assert (watch.care.penalty, watch.care.critic_rate) == (MOST_PENALTY, 1.0)
-    assert [finding.action for finding in follow(watch, *[replace(WELL, margin=2.5)] * 3)] == [None] * 3
-    assert [finding.action for finding in follow(watch, *[close] * 6)] == ["less penalty"] * 4 + [None] * 2
-    assert watch.care.penalty == 1.0, "never less than was asked for"
-
-
-@pytest.mark.parametrize("watch", [Monitor(), Monitor(treats=False, steers=True)], ids=["no steering", "only watching"])
-def test_a_penalty_is_left_alone_where_it_is_not_to_be_fitted(watch: Monitor) -> None:
-    found = follow(watch, *[replace(WELL, margin=5.0)] * 9)
-    assert not any(finding.action for finding in found) and watch.care == Care()
-
-
-def test_a_treatment_and_the_fitting_do_not_meet(watch: Monitor) -> None:
-    watch.steers = True
-    follow(watch, *[SICK["critic too strong"]] * 2)
-    assert watch.care.penalty == 2.0
-    found = follow(watch, *[replace(WELL, margin=5.0)] * (REST + 1))
-    assert [finding.action for finding in found] == [None] * (REST - 1) + ["more penalty"] * 2
-
-
 def test_augmentation_follows_the_over_fitting_and_goes_again(watch: Monitor) -> None:
     follow(watch, *[SICK["critic over-fitting"]] * 3)
     assert watch.care.augmentation == pytest.approx(2 * AUGMENT_STEP)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ganvas.config import DEFAULT_MINUTES, PRESETS, RunConfig, make_config
+from ganvas.config import DEFAULT_MINUTES, PRESETS, RunConfig, group_settings, make_config
 from ganvas.data.cache import Dataset, prepare
 from ganvas.data.source import open_source
 from ganvas.errors import SettingError
@@ -18,6 +20,7 @@ from ganvas.networks import FAMILIES
 from ganvas.runtime import Machine
 from ganvas.training.augment import MOST
 from ganvas.training.plan import (
+    PLAIN,
     default_augmentation,
     default_gamma,
     default_interval,
@@ -25,6 +28,7 @@ from ganvas.training.plan import (
     describe_budget,
     images_budget,
     measure,
+    plain_share,
 )
 
 MACHINE = Machine("cpu", torch.float32, 1, "for a test")
@@ -105,6 +109,43 @@ def test_the_penalty_is_weighed_by_what_it_sums_over() -> None:
     assert default_gamma("wgan-gp", 1) == default_gamma("wgan-gp", 10**6) == 10.0
     assert default_gamma("none", 64 * 64) is None
     assert default_interval("wgan-gp") == 1
+
+
+def test_drawings_get_ten_times_the_penalty_of_photographs(dataset: Dataset) -> None:
+    random = np.random.default_rng(0)
+    photograph = random.integers(0, 256, (4, 32, 32, 3), dtype=np.uint8)
+    drawing = np.full_like(photograph, 40)
+    drawing[:, 8:20, 8:20] = photograph[:, 8:20, 8:20]
+    assert plain_share(photograph) < 0.01 and plain_share(drawing) > PLAIN
+    for images, factor in ((photograph, 1), (drawing, 10)):
+        plan = derive(make_config("d"), replace(dataset, images=images, train=np.arange(4)), MACHINE)
+        assert plan.config.objective.gamma == factor * default_gamma("r1+r2", 32 * 32)
+        assert ("plain areas" in plan.reasons["gamma"]) == (factor == 10)
+    asked = make_config("d", objective={"gamma": 3.0})
+    assert derive(asked, dataset, MACHINE).config.objective.gamma == 3.0
+
+
+@pytest.mark.parametrize(
+    ("settings", "found"),
+    [
+        ({}, "soap"),
+        ({"network": "dcgan"}, "adam"),
+        ({"beta1": 0.5}, "adam"),
+        ({"optimiser": "adam"}, "adam"),
+        ({"optimiser": "soap", "network": "dcgan"}, "optimiser = soap: is for the layers of style"),
+        ({"optimiser": "soap", "beta1": 0.5}, "beta1 = 0.5: soap goes without"),
+    ],
+)
+def test_soap_is_for_style_and_needs_no_mean(dataset: Dataset, settings: dict[str, Any], found: str) -> None:
+    config = make_config("d", **group_settings(settings))
+    if found not in ("soap", "adam"):
+        with pytest.raises(SettingError, match=found):
+            derive(config, dataset, MACHINE)
+        return
+    plan = derive(config, dataset, MACHINE)
+    assert plan.config.training.optimiser == found
+    on_gpu = derive(config, dataset, replace(MACHINE, device="cuda"))
+    assert on_gpu.config.training.optimiser == "adam", "until it is measured there"
 
 
 @given(fewer=st.integers(1, 10**7), more=st.integers(1, 10**7))

@@ -17,9 +17,7 @@ from ganvas.training.vitals import Vitals
 State = Literal[
     "healthy", "critic too strong", "critic over-fitting", "collapsing", "diverged", "stalled", "finished improving"
 ]
-Action = Literal[
-    "more penalty", "less penalty", "slower critic", "more augmentation", "less augmentation", "roll back", "stop"
-]
+Action = Literal["more penalty", "slower critic", "more augmentation", "less augmentation", "roll back", "stop"]
 
 # Why a run had to go back: something from outside, or settings that make one player, both, or their variety go wrong.
 Fault = Literal["accident", "critic", "both", "variety"]
@@ -30,7 +28,6 @@ IN_A_ROW = 2  # check-ups that must agree, unless what is seen cannot be chance
 REST = 3  # check-ups after a treatment before the next, for it to work
 MARGIN = 20.0  # standard deviations between reals and fakes from which on the critic is too strong
 STEEP = 1.0  # R1 on reals at the default gamma, from which on it is, too
-AHEAD, CLOSE = 3.5, 1.5  # standard deviations above and below which a zero-centred penalty is doubled, or halved again
 LOUD = 1000.0  # between the logits of reals and fakes, either way: the critic is no critic any more
 CLEAR = 0.5  # standard deviations between reals and fakes, below which a share of that is noise
 OVERFIT = 0.6  # of the gap to the fakes that lies between known and unseen pictures (Karras et al. 2020, section 3)
@@ -111,16 +108,11 @@ class Memory:
 class Monitor:
     """Follows one run. `treats`: whether it may answer what it judges to go wrong; otherwise it only says so.
 
-    Numbers that are not finite are no matter of judgement: the run always goes back from those. `steers`: whether it
-    may also fit a zero-centred penalty to the pictures, from the first check-up on. Where nearly every pixel is plain,
-    as in drawings, the discriminator sees the least unevenness, and the generator learns nothing else.
+    Numbers that are not finite are no matter of judgement: the run always goes back from those.
     """
 
-    def __init__(
-        self, treats: bool = True, care: Care | None = None, memory: Memory | None = None, steers: bool = False
-    ) -> None:
+    def __init__(self, treats: bool = True, care: Care | None = None, memory: Memory | None = None) -> None:
         self.treats, self.care, self.memory = treats, care or Care(), memory or Memory()
-        self.steers = treats and steers
         self._skipped = 0
 
     def after_step(self, finite: bool) -> Finding | None:
@@ -151,7 +143,7 @@ class Monitor:
             memory.sound, memory.sound_at = memory.sound + 1, vitals.seen_images
         if seen.state == "healthy":
             memory.state = "healthy"
-            return self._steered(vitals) or self._relaxed(vitals, seen.why)
+            return self._relaxed(vitals, seen.why)
         if memory.suspected[seen.state] < seen.in_a_row:
             return Finding(memory.state, seen.why)
         memory.state = seen.state
@@ -236,19 +228,6 @@ class Monitor:
             return Finding(state, why, "slower critic")
         return Finding(state, f"{why}; everything that could be done was")
 
-    def _steered(self, vitals: Vitals) -> Finding | None:
-        """Keep the discriminator within reach: by more penalty while it is far ahead, by less once it is close."""
-        now, margin = self.care.penalty, vitals.margin
-        if not self.steers or self.memory.resting:
-            return None
-        if margin > AHEAD and now < MOST_PENALTY:
-            self.care = replace(self.care, penalty=min(MOST_PENALTY, now * 2))
-            return Finding("healthy", f"the critic is ahead, by {margin:.1f} standard deviations", "more penalty")
-        if margin < CLOSE and now > 1.0:
-            self.care = replace(self.care, penalty=max(1.0, now / 2))
-            return Finding("healthy", f"the critic is only {margin:.1f} standard deviations ahead", "less penalty")
-        return None
-
     def _relaxed(self, vitals: Vitals, why: str) -> Finding:
         """Take augmentation back where it is no longer needed: it is not free."""
         care = self.care
@@ -285,13 +264,13 @@ def wrong_way_round(vitals: Vitals) -> str:
     return f"the critic prefers images to pictures, by {-vitals.margin:.1f} standard deviations"
 
 
-def stored(state: dict[str, Any], treats: bool, seen_images: int, steers: bool = False) -> Monitor:
+def stored(state: dict[str, Any], treats: bool, seen_images: int) -> Monitor:
     """The monitor that a checkpoint's state holds, after so many images.
 
     One that holds none, or another version's, counts as sound: nobody has seen otherwise, and it is not thrown away.
     """
     try:
         found = state["monitor"]
-        return Monitor(treats, Care(**found["care"]), Memory(**found["memory"]), steers)
+        return Monitor(treats, Care(**found["care"]), Memory(**found["memory"]))
     except (KeyError, TypeError):
-        return Monitor(treats, memory=Memory(sound=PROVEN, sound_at=seen_images), steers=steers)
+        return Monitor(treats, memory=Memory(sound=PROVEN, sound_at=seen_images))

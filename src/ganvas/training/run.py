@@ -133,11 +133,9 @@ def resume(folder: Path, plan: Plan, dataset: Dataset, players: Players) -> Posi
 
     Raises CheckpointError when every checkpoint is damaged, and SettingError when the pictures are other ones.
     """
-    treats = bool(plan.config.training.interventions)
-    steers = plan.config.objective.penalty not in ("wgan-gp", "none")  # the others draw slopes to zero
     found = load_latest(folder, expect=players.expected())
     if found is None:
-        return Position(monitor=Monitor(treats, steers=steers))
+        return Position(monitor=Monitor(bool(plan.config.training.interventions)))
     state: dict[str, Any] = found.state
     if state["data_digest"] != dataset.digest:
         raise SettingError(
@@ -147,7 +145,7 @@ def resume(folder: Path, plan: Plan, dataset: Dataset, players: Players) -> Posi
     check_config(state["config"], plan.config, folder)
     players.restore(found.tensors)
     position = Position(found.seen_images, float(state["seconds"]), Moment(*state["drawn"]) if state["drawn"] else None)
-    position.monitor = stored_monitor(state, treats, found.seen_images, steers)
+    position.monitor = stored_monitor(state, bool(plan.config.training.interventions), found.seen_images)
     position.notes += [f"passed over a damaged checkpoint: {line}" for line in found.skipped]
     now = fingerprint(plan)
     if state["machine"] != now:

@@ -12,6 +12,7 @@ together. A kernel's positions count as so many more columns of L's matrix and r
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -19,9 +20,9 @@ from torch import Tensor, nn
 
 from ganvas.training.weights import Weights
 
-MEMORY = 0.95  # β of L and R, a step
-EVERY = 20  # steps from one turn of a basis to the next
-EARLY = (2, 4, 8, 12)  # steps with a turn besides: the moments are those of few gradients yet
+LOOK, TURN = 4, 5  # steps from one look at the gradients to the next; looks from one turn of a basis to the next
+MEMORY = 0.85  # β of L and R, a look
+EARLY = 8  # steps at first of which each brings a look and a turn: the moments are those of few gradients
 LONGEST = 256  # channels: along a longer side, as of a map that is laid out flat, gradients stay as they are
 
 
@@ -32,14 +33,14 @@ class Side:
         self.moments = torch.zeros(n, n, device=device)
         self.basis = torch.eye(n, device=device)  # eigenvectors in columns, largest eigenvalue first
 
-    def learn(self, rows: Tensor, count: int, turn: bool) -> None:
-        """Take in the gradient of step `count`, `[n, others]`, and `turn` the basis towards the eigenvectors.
+    def learn(self, rows: Tensor, first: bool, turn: bool) -> None:
+        """Take in a gradient `[n, others]`, and `turn` the basis towards the eigenvectors.
 
         By one step of orthogonal iteration, as in the paper's algorithm 4: the basis hardly changes from one turn to
         the next, and what Adam remembers along its axes stays true. The first gradient is taken as it is.
         """
-        self.moments.lerp_(rows @ rows.t(), 1 - MEMORY if count > 1 else 1.0)
-        if count == 1:
+        self.moments.lerp_(rows @ rows.t(), 1.0 if first else 1 - MEMORY)
+        if first:
             self.basis.copy_(torch.linalg.eigh(self.moments)[1].flip(1))
         elif turn:
             self.basis.copy_(torch.linalg.qr(self.moments @ self.basis)[0])
@@ -52,12 +53,15 @@ class Layer:
         outputs, _, inputs = weight.shape
         self.left, self.right = (Side(n, weight.device) if 1 < n <= LONGEST else None for n in (outputs, inputs))
 
-    def learn(self, gradient: Tensor, count: int, turn: bool) -> None:
-        """Take in the gradient `[outputs, positions, inputs]` of step `count`."""
+    def learn(self, gradient: Tensor, count: int, number: int) -> None:
+        """Take in the gradient `[outputs, positions, inputs]` of step `count`, for layer `number`."""
+        if count > EARLY and count % LOOK:
+            return
+        turn = count <= EARLY or (count // LOOK + number) % TURN == 0
         if self.left is not None:
-            self.left.learn(gradient.flatten(1), count, turn)
+            self.left.learn(gradient.flatten(1), count == 1, turn)
         if self.right is not None:
-            self.right.learn(gradient.flatten(0, 1).t(), count, turn)
+            self.right.learn(gradient.flatten(0, 1).t(), count == 1, turn)
 
     def into_basis(self, gradient: Tensor) -> Tensor:
         """Q_Lᵀ G Q_R of `[outputs, positions, inputs]`."""
@@ -79,8 +83,17 @@ class Layer:
         }
 
 
+Each = Callable[[Callable[[Any], None], Sequence[Any]], object]
+
+
+def in_turn(function: Callable[[Any], None], things: Sequence[Any]) -> None:
+    """`function` of each thing, one after the other."""
+    for thing in things:
+        function(thing)
+
+
 class Soap(torch.optim.Adam):
-    """Moves the masters of `weights` as Adam does, but a layer's along the axes of its bases.
+    """Moves the masters of `weights` as Adam does, but those of convolutions along the axes of their bases.
 
     Adam's first parameter stands for the tensor of all weights: zeros, in the bases, which Adam moves by a step; this
     is then turned back and added. β₁ is 0: a mean of gradients would have to be turned with the bases.
@@ -90,9 +103,11 @@ class Soap(torch.optim.Adam):
         self._weights, (self._whole, *others) = weights, weights.masters
         self._step = nn.Parameter(torch.zeros_like(self._whole))
         self._step.grad = torch.zeros_like(self._whole)
-        self.layers = {parameter: Layer(matrix) for parameter, matrix in weights.matrices(self._whole.data).items()}
-        parts = [weights.matrices(whole).values() for whole in (self._step.data, self._step.grad)]
-        self._parts = list(zip(self.layers.values(), *parts, strict=True))
+        steps, gradients = weights.matrices(self._step.data), weights.matrices(self._step.grad)
+        kernels = [parameter for parameter, matrix in steps.items() if matrix.shape[1] > 1]
+        kernels.sort(key=lambda parameter: parameter.numel(), reverse=True)  # so that several threads end together
+        self.layers = {parameter: Layer(steps[parameter]) for parameter in kernels}
+        self._parts = [(steps[parameter], gradients[parameter]) for parameter in kernels]
         super().__init__([self._step, *others], **settings)
 
     @property
@@ -101,19 +116,28 @@ class Soap(torch.optim.Adam):
         return 2 * self._step.nbytes
 
     @torch.no_grad()
-    def step(self, closure: None = None) -> None:  # type: ignore[override]
-        """Take a step by the gradients that the masters have."""
+    def step(self, closure: None = None, each: Each = in_turn) -> None:  # type: ignore[override]
+        """Take a step by the gradients that the masters have; `each` may work on several layers at the same time."""
         assert self._whole.grad is not None and self._step.grad is not None
+        layers, found = list(self.layers.values()), self._weights.matrices(self._whole.grad)
+        given = [found[parameter] for parameter in self.layers]
+        numbers = range(len(layers))
+
+        def enter(number: int) -> None:
+            _, gradient = self._parts[number]
+            gradient.copy_(layers[number].into_basis(given[number]))
+
+        def leave(number: int) -> None:
+            step, _ = self._parts[number]
+            step.copy_(layers[number].out_of_basis(step))
+            # The basis turns last, so that the first step is Adam's own. Along the axes of its own moments a single
+            # gradient is nearly diagonal, and Adam would make as much of the rounding beside the diagonal.
+            layers[number].learn(given[number], count, number)
+
         self._step.zero_()
         self._step.grad.copy_(self._whole.grad)
-        for layer, _, gradient in self._parts:
-            gradient.copy_(layer.into_basis(gradient))
+        each(enter, numbers)
         super().step()
-        for layer, step, _ in self._parts:
-            step.copy_(layer.out_of_basis(step))
-        self._whole.add_(self._step)
-        # The bases come last: the first step is Adam's own. Along the axes of its own moments a single gradient is
-        # nearly diagonal, and Adam would make as much of the rounding beside the diagonal.
         count = int(self.state[self._step]["step"])
-        for number, (parameter, gradient) in enumerate(self._weights.matrices(self._whole.grad).items()):
-            self.layers[parameter].learn(gradient, count, count in EARLY or (count + number) % EVERY == 0)
+        each(leave, numbers)
+        self._whole.add_(self._step)

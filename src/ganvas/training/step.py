@@ -13,6 +13,7 @@ from ganvas.networks.blocks import differentiated_once
 from ganvas.objectives import Objective, Penalty
 from ganvas.training.augment import augment
 from ganvas.training.players import Players
+from ganvas.training.soap import Each, Soap, in_turn
 from ganvas.training.team import Team
 from ganvas.training.weights import Weights
 
@@ -119,7 +120,7 @@ def play(
     extra = () if labels is None else (labels,)
     shares, gradients = team.play(tell_apart, team.members, *map(team.split, (real, latents, *extra)))
     with team.resting():
-        finite = move(players.discriminator_optimiser, discriminator_weights, team.average(gradients))
+        finite = move(players.discriminator_optimiser, discriminator_weights, team.average(gradients), team.each)
 
     # The generator: be taken for real.
     losses, gradients = team.play(deceive, shares)
@@ -129,7 +130,7 @@ def play(
     ]
     with team.resting():
         *mean, scalars = team.average([[*own, row] for own, row in zip(gradients, told, strict=True)])
-        finite &= move(players.generator_optimiser, generator_weights, mean)
+        finite &= move(players.generator_optimiser, generator_weights, mean, team.each)
     critic, other, smoothness, real_logit, fake_logit = scalars.unbind()
     return Losses(critic, other, smoothness, real_logit, fake_logit, finite)
 
@@ -147,14 +148,16 @@ def judge_both(discriminator: nn.Module, real: Tensor, fake: Tensor, *label: Ten
     return real_logits, fake_logits
 
 
-def move(optimiser: torch.optim.Optimizer, weights: Weights, gradients: list[Tensor]) -> bool:
+def move(optimiser: torch.optim.Optimizer, weights: Weights, gradients: list[Tensor], each: Each = in_turn) -> bool:
     """`update` of a player's weights, and of the copies that it computes with."""
-    finite = update(optimiser, weights.masters, gradients)
+    finite = update(optimiser, weights.masters, gradients, each)
     weights.refresh()
     return finite
 
 
-def update(optimiser: torch.optim.Optimizer, weights: Sequence[Tensor], gradients: list[Tensor]) -> bool:
+def update(
+    optimiser: torch.optim.Optimizer, weights: Sequence[Tensor], gradients: list[Tensor], each: Each = in_turn
+) -> bool:
     """Take one step of the optimiser, and say so.
 
     Gradients that are not finite would poison weights and moments for good: then no step is taken, and the answer is
@@ -166,5 +169,8 @@ def update(optimiser: torch.optim.Optimizer, weights: Sequence[Tensor], gradient
         # A penalty's second differentiation returns some in another memory layout than their weights', and torch's
         # fused Adam walks the memory of both without a look at strides: it would move the wrong weights.
         weight.grad = gradient if gradient.stride() == weight.stride() else torch.empty_like(weight).copy_(gradient)
-    optimiser.step()
+    if isinstance(optimiser, Soap):
+        optimiser.step(each=each)
+    else:
+        optimiser.step()
     return True

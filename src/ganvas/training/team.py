@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from types import TracebackType
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -95,6 +95,10 @@ class Team:
         run = map if self._pool is None else self._pool.map
         answers = list(run(function, *arguments))
         return [answer[0] for answer in answers], [answer[1] for answer in answers]
+
+    def each(self, function: Callable[[Any], None], things: Sequence[Any]) -> None:
+        """Call `function` for each thing: the members share them out, and none is cut up."""
+        list((map if self._pool is None else self._pool.map)(function, things))
 
     def average(self, gradients: list[list[Tensor]]) -> list[Tensor]:
         """The mean over all shares, other processes' included, of each member's list of tensors.
