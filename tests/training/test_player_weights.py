@@ -52,9 +52,11 @@ def test_gathered_gradients_are_those_of_the_parameters(classes: int) -> None:
         weights = Weights(network)
         gradients = weights.gather(torch.autograd.grad(network(given, *label).square().sum(), weights.leaves), 0)
         assert len(weights.masters) == (2 if classes else 1)
-        state = {master: {"gradient": one} for master, one in zip(weights.masters, gradients, strict=True)}
+        optimiser = torch.optim.Adam(weights.masters)
+        for master, one in zip(weights.masters, gradients, strict=True):
+            optimiser.state[master] = {"gradient": one}
         for (name, parameter), own in zip(network.named_parameters(), wanted, strict=True):
-            found = weights.part(state, parameter)["gradient"]
+            found = weights.part(optimiser, parameter)["gradient"]
             assert torch.allclose(found, own, rtol=1e-4, atol=1e-5 * float(own.abs().max()) + 1e-7), name
 
 
