@@ -84,3 +84,17 @@ def test_shares_divide_the_batch_and_are_large_enough_for_its_statistics(batch: 
 def test_batch_normalisation_and_gpus_keep_the_batch_whole() -> None:
     assert shares_for(64, 8, "cpu", divisible=False) == 1
     assert shares_for(64, 8, "cuda", divisible=True) == 1
+
+
+@pytest.mark.parametrize("at_once", [1, 2])
+def test_each_thing_is_computed_by_one_thread_whoever_does_it(at_once: int) -> None:
+    found: list[tuple[str, int]] = []
+    with Team(2, 2, at_once=at_once) as team, team.resting():
+        team.each(lambda thing: found.append((thing, torch.get_num_threads())), ["a", "b", "c"])
+        assert torch.get_num_threads() == 2, "as before"
+    assert sorted(found) == [("a", 1), ("b", 1), ("c", 1)]
+
+
+def test_an_error_in_one_of_them_reaches_the_caller() -> None:
+    with Team(2, 2) as team, pytest.raises(ZeroDivisionError):
+        team.each(lambda thing: 1 / thing, [1, 0])

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from ganvas.runtime import nothing_old_is_searched, one_thread
 from ganvas.training.crew import ALONE, Crew
+from ganvas.training.soap import in_turn
 
 First = TypeVar("First")
 SMALLEST = 4  # images in a share: batch statistics of fewer say nothing
@@ -97,8 +98,19 @@ class Team:
         return [answer[0] for answer in answers], [answer[1] for answer in answers]
 
     def each(self, function: Callable[[Any], None], things: Sequence[Any]) -> None:
-        """Call `function` for each thing: the members share them out, and none is cut up."""
-        list((map if self._pool is None else self._pool.map)(function, things))
+        """Call `function` for each thing: the members share them out, and each is computed by one thread.
+
+        A product that is cut up among threads may round otherwise.
+        """
+        if self._pool is not None:
+            list(self._pool.map(function, things))
+            return
+        before = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            in_turn(function, things)
+        finally:
+            torch.set_num_threads(before)
 
     def average(self, gradients: list[list[Tensor]]) -> list[Tensor]:
         """The mean over all shares, other processes' included, of each member's list of tensors.
