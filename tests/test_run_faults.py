@@ -520,7 +520,7 @@ def test_c4_flipped_bits_in_the_settings_are_found_or_harmless(
 
 @pytest.mark.parametrize(
     ("group", "name", "value"),
-    [("training", "seed", 1), ("training", "learning_rate", 0.5), ("training", "beta1", 0.5), ("network", "width", 16),
+    [("training", "seed", 1), ("training", "learning_rate", 0.5), ("training", "beta2", 0.5), ("network", "width", 16),
      ("objective", "gamma", 9.0), ("objective", "penalty", "r2"), ("objective", "penalty_every", 3),
      ("data", "flip", True), ("data", "background", "#000000"), ("training", "anneal", 0.25)],
 )  # fmt: skip
