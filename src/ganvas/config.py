@@ -112,7 +112,7 @@ class ObjectiveSettings(Settings):
     penalty: str = Field(
         "r1+r2", description="r1, r1+r2, r2, finite-difference, wgan-gp or none: holds the discriminator's slope."
     )
-    gamma: float | None = Field(None, ge=0, le=1e6, description="Weight of the penalty; derived from the size.")
+    gamma: float | None = Field(None, ge=0, le=1e6, description="Weight of the penalty; derived from the pictures.")
     penalty_every: int | None = Field(
         None, ge=1, le=64, description="Steps from one penalty to the next, which then weighs as many times more."
     )

@@ -116,7 +116,7 @@ def test_drawings_get_ten_times_the_penalty_of_photographs(dataset: Dataset) -> 
     photograph = random.integers(0, 256, (4, 32, 32, 3), dtype=np.uint8)
     drawing = np.full_like(photograph, 40)
     drawing[:, 8:20, 8:20] = photograph[:, 8:20, 8:20]
-    assert plain_share(photograph) < 0.01 and plain_share(drawing) > PLAIN
+    assert plain_share(photograph[0]) < 0.01 and plain_share(drawing[0]) > PLAIN
     for images, factor in ((photograph, 1), (drawing, 10)):
         plan = derive(make_config("d"), replace(dataset, images=images, train=np.arange(4)), MACHINE)
         assert plan.config.objective.gamma == factor * default_gamma("r1+r2", 32 * 32)

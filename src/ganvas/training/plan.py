@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from statistics import fmean
 from typing import Any, TypeVar
 
 import numpy as np
@@ -67,7 +68,9 @@ def derive(config: RunConfig, dataset: Dataset, machine: Machine, processes: int
         width=(width_for(size, pictures, device), shape),
         z_dim=(family.z_dim, f"what {name} is made for"),
     )
-    kind, plain = config.objective.penalty, plain_share(dataset.images[dataset.train[:PLAIN_OF]])
+    kind, plain = config.objective.penalty, 0.0
+    if config.objective.gamma is None:
+        plain = fmean(plain_share(dataset.images[index]) for index in dataset.train[:PLAIN_OF])
     objective = fill(
         config.objective,
         reasons,
@@ -192,9 +195,9 @@ def why_gamma(plain: float) -> str:
     return f"by pixels, which a slope is summed over{areas if plain > PLAIN else ''}"
 
 
-def plain_share(images: np.ndarray) -> float:
-    """Share of pixels that equal the one to their right, of pictures `[N, H, W, C]`; a few per cent of photographs."""
-    return float((images[:, :, 1:] == images[:, :, :-1]).all(-1).mean())
+def plain_share(image: np.ndarray) -> float:
+    """Share of pixels that equal the one to their right, of a picture `[H, W, C]`; a few per cent in photographs."""
+    return float((image[:, 1:] == image[:, :-1]).all(-1).mean())
 
 
 def default_r1(images: np.ndarray) -> Penalty:

@@ -78,10 +78,8 @@ class Players:
             ("discriminator", self.discriminator, self.discriminator_weights, self.discriminator_optimiser),
         ):
             for key, parameter in module.named_parameters():
-                own = weights.part(optimiser, parameter)
-                if isinstance(optimiser, Soap) and (layer := optimiser.layers.get(parameter)):
-                    own |= layer.tensors()
-                found.update({f"{name}.{key}.{moment}": tensor for moment, tensor in own.items()})
+                for moment, tensor in weights.part(optimiser, parameter).items():
+                    found[f"{name}.{key}.{moment}"] = tensor
         return found
 
 

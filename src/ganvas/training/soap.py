@@ -47,17 +47,22 @@ class Side:
 
 
 class Layer:
-    """A layer's weight with what is known of both sides; `None` where a side is longer than `LONGEST`, or of one."""
+    """A layer with what is known of both sides; `None` where a side is longer than `LONGEST`, or of one.
 
-    def __init__(self, weight: Tensor) -> None:
-        outputs, _, inputs = weight.shape
-        self.left, self.right = (Side(n, weight.device) if 1 < n <= LONGEST else None for n in (outputs, inputs))
+    `step` and `gradient` are its parts of what Adam moves and is given, `[outputs, positions, inputs]`; layers of
+    different `number` turn their bases in different steps.
+    """
 
-    def learn(self, gradient: Tensor, count: int, number: int) -> None:
-        """Take in the gradient `[outputs, positions, inputs]` of step `count`, for layer `number`."""
+    def __init__(self, number: int, step: Tensor, gradient: Tensor) -> None:
+        self.number, self.step, self.gradient = number, step, gradient
+        outputs, _, inputs = step.shape
+        self.left, self.right = (Side(n, step.device) if 1 < n <= LONGEST else None for n in (outputs, inputs))
+
+    def learn(self, gradient: Tensor, count: int) -> None:
+        """Take in the gradient `[outputs, positions, inputs]` of step `count`."""
         if count > EARLY and count % LOOK:
             return
-        turn = count <= EARLY or (count // LOOK + number) % TURN == 0
+        turn = count <= EARLY or (count // LOOK + self.number) % TURN == 0
         if self.left is not None:
             self.left.learn(gradient.flatten(1), count == 1, turn)
         if self.right is not None:
@@ -83,7 +88,7 @@ class Layer:
         }
 
 
-Each = Callable[[Callable[[Any], None], Sequence[Any]], object]
+Each = Callable[[Callable[[Any], None], Sequence[Any]], None]
 
 
 def in_turn(function: Callable[[Any], None], things: Sequence[Any]) -> None:
@@ -96,7 +101,8 @@ class Soap(torch.optim.Adam):
     """Moves the masters of `weights` as Adam does, but those of convolutions along the axes of their bases.
 
     Adam's first parameter stands for the tensor of all weights: zeros, in the bases, which Adam moves by a step; this
-    is then turned back and added. β₁ is 0: a mean of gradients would have to be turned with the bases.
+    is then turned back and added. β₁ is 0: a mean of gradients would have to be turned with the bases. `state` also
+    holds what is known of layers, by parameter of the network.
     """
 
     def __init__(self, weights: Weights, **settings: Any) -> None:
@@ -106,9 +112,9 @@ class Soap(torch.optim.Adam):
         steps, gradients = weights.matrices(self._step.data), weights.matrices(self._step.grad)
         kernels = [parameter for parameter, matrix in steps.items() if matrix.shape[1] > 1]
         kernels.sort(key=lambda parameter: parameter.numel(), reverse=True)  # so that several threads end together
-        self.layers = {parameter: Layer(steps[parameter]) for parameter in kernels}
-        self._parts = [(steps[parameter], gradients[parameter]) for parameter in kernels]
+        self.layers = {own: Layer(number, steps[own], gradients[own]) for number, own in enumerate(kernels)}
         super().__init__([self._step, *others], **settings)
+        self.state.update({parameter: layer.tensors() for parameter, layer in self.layers.items()})
 
     @property
     def nbytes(self) -> int:
@@ -119,25 +125,24 @@ class Soap(torch.optim.Adam):
     def step(self, closure: None = None, each: Each = in_turn) -> None:  # type: ignore[override]
         """Take a step by the gradients that the masters have; `each` may work on several layers at the same time."""
         assert self._whole.grad is not None and self._step.grad is not None
-        layers, found = list(self.layers.values()), self._weights.matrices(self._whole.grad)
-        given = [found[parameter] for parameter in self.layers]
-        numbers = range(len(layers))
+        gradients = self._weights.matrices(self._whole.grad)
+        given = [(layer, gradients[parameter]) for parameter, layer in self.layers.items()]
 
-        def enter(number: int) -> None:
-            _, gradient = self._parts[number]
-            gradient.copy_(layers[number].into_basis(given[number]))
+        def enter(one: tuple[Layer, Tensor]) -> None:
+            layer, gradient = one
+            layer.gradient.copy_(layer.into_basis(gradient))
 
-        def leave(number: int) -> None:
-            step, _ = self._parts[number]
-            step.copy_(layers[number].out_of_basis(step))
+        def leave(one: tuple[Layer, Tensor]) -> None:
+            layer, gradient = one
+            layer.step.copy_(layer.out_of_basis(layer.step))
             # The basis turns last, so that the first step is Adam's own. Along the axes of its own moments a single
             # gradient is nearly diagonal, and Adam would make as much of the rounding beside the diagonal.
-            layers[number].learn(given[number], count, number)
+            layer.learn(gradient, count)
 
         self._step.zero_()
         self._step.grad.copy_(self._whole.grad)
-        each(enter, numbers)
+        each(enter, given)
         super().step()
         count = int(self.state[self._step]["step"])
-        each(leave, numbers)
+        each(leave, given)
         self._whole.add_(self._step)

@@ -19,7 +19,6 @@ from torch import Tensor
 
 from ganvas.runtime import nothing_old_is_searched, one_thread
 from ganvas.training.crew import ALONE, Crew
-from ganvas.training.soap import in_turn
 
 First = TypeVar("First")
 SMALLEST = 4  # images in a share: batch statistics of fewer say nothing
@@ -73,12 +72,8 @@ class Team:
     @contextmanager
     def resting(self) -> Iterator[None]:
         """All threads for one thing, while the members have nothing to do."""
-        before = torch.get_num_threads()
-        torch.set_num_threads(self._threads)
-        try:
+        with threads(self._threads):
             yield
-        finally:
-            torch.set_num_threads(before)
 
     @property
     def takes_turns(self) -> bool:
@@ -93,8 +88,7 @@ class Team:
         self, function: Callable[..., tuple[First, list[Tensor]]], *arguments: Sequence[object]
     ) -> tuple[list[First], list[list[Tensor]]]:
         """Call `function` for every member with its own arguments; return both lists of answers, in their order."""
-        run = map if self._pool is None else self._pool.map
-        answers = list(run(function, *arguments))
+        answers = self._map(function, *arguments)
         return [answer[0] for answer in answers], [answer[1] for answer in answers]
 
     def each(self, function: Callable[[Any], None], things: Sequence[Any]) -> None:
@@ -102,15 +96,11 @@ class Team:
 
         A product that is cut up among threads may round otherwise.
         """
-        if self._pool is not None:
-            list(self._pool.map(function, things))
-            return
-        before = torch.get_num_threads()
-        torch.set_num_threads(1)
-        try:
-            in_turn(function, things)
-        finally:
-            torch.set_num_threads(before)
+        with threads(1):
+            self._map(function, things)
+
+    def _map(self, function: Callable[..., First], *arguments: Sequence[Any]) -> list[First]:
+        return list((map if self._pool is None else self._pool.map)(function, *arguments))
 
     def average(self, gradients: list[list[Tensor]]) -> list[Tensor]:
         """The mean over all shares, other processes' included, of each member's list of tensors.
@@ -122,6 +112,17 @@ class Team:
         if self.shares > 1:
             torch._foreach_div_(total, float(self.shares))
         return total
+
+
+@contextmanager
+def threads(count: int) -> Iterator[None]:
+    """Cut operations of the calling thread up among so many threads, and afterwards among as many as before."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def add_up(lists: list[list[Tensor]]) -> list[Tensor]:

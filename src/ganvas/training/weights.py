@@ -117,9 +117,13 @@ class Weights:
         }
 
     def part(self, optimiser: torch.optim.Optimizer, parameter: nn.Parameter) -> dict[str, Tensor]:
-        """What the state of an optimiser of `masters` holds of one parameter of the network; scalars are of all."""
+        """What the state of an optimiser of `masters` holds of one parameter of the network; scalars are of all.
+
+        Its first parameter is the tensor of all or stands for it.
+        """
+        own: dict[str, Tensor] = dict(optimiser.state.get(parameter, {}))
         place = self._places.get(parameter)
         if place is None:
-            return dict(optimiser.state[parameter])
-        whole = optimiser.param_groups[0]["params"][0]
-        return {name: place.of(one) if one.dim() else one for name, one in optimiser.state[whole].items()}
+            return own
+        whole = optimiser.state[optimiser.param_groups[0]["params"][0]]
+        return {name: place.of(one) if one.dim() else one for name, one in whole.items()} | own
