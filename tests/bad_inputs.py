@@ -132,6 +132,9 @@ _FLAGS = [
     ("no pictures", "--count 0", "count = 0", "at least 1"),
     ("not a colour", "--background blue", "blue", "#ffffff"),
     ("rate too high", "--learning-rate 2", "learning-rate = 2", "at most 1"),
+    ("unknown optimiser", "--optimiser adamw", "adamw", "'soap' or 'adam'"),
+    ("soap is for style", "--network dcgan --optimiser soap", "optimiser = soap", "use adam"),
+    ("soap keeps no mean", "--optimiser soap --beta1 0.5", "beta1 = 0.5", "leave it at 0, or use adam"),
     ("unknown fit", "--fit squeeze", "squeeze", "'crop', 'pad' or 'stretch'"),
     ("seed too large", "--seed 4294967296", "4294967296", "less than 4,294,967,296"),
 ]  # fmt: skip
