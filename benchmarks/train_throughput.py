@@ -177,7 +177,7 @@ def show(result: dict[str, Any]) -> None:
         )  # fmt: skip
     console.print(table)
     table = Table(title=f"Convolution peak: {text(result['peak_gflop_per_second'])} GFLOP/s")
-    table.add_column("3×3, 64 maps of 16×16, channels last; a round's peak is its best")
+    table.add_column("3×3, channels last; a round's peak is its best")
     table.add_column("GFLOP/s", justify="right")
     for case, values in result["peak_cases"].items():
         table.add_row(case, text(values))

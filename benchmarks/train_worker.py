@@ -17,7 +17,6 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,11 +24,17 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 PICTURES = 1024  # enough for the width that `style` has by default
-WARM_STEPS = 3
+WARM_CYCLES = 4  # on a GPU the penalised step is recorded in the fourth
 # Operations that are convolutions or matrix products, by the names that torch's profiler gives them.
 PRODUCTS = (
     "aten::mkldnn_convolution", "aten::convolution_backward", "aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm",
 )  # fmt: skip
+# And parts of the names of kernels that compute them on a GPU.
+PRODUCT_KERNELS = ("gemm", "conv", "cutlass", "xmma", "nvjet", "fprop", "dgrad", "wgrad")
+PEAK_MAPS = {
+    "cpu": (64, 16),
+    "cuda": (1024, 32),
+}  # how many, and of which side: enough to keep it busy
 PEAK_SECONDS = 0.1  # of each of the eight convolutions, each round
 
 
@@ -55,7 +60,7 @@ class Contender:
     """Something that trains."""
 
     step: Callable[[], object]
-    alone: Callable[[], object]  # the same step in the caller's thread only, where operations can be counted
+    gflop: float  # of training on one image: products, 2·MAC
     batch: int
     cycle: int  # steps after which its work repeats: the lazy penalty's interval
     threads: int
@@ -67,18 +72,13 @@ def ours(network: str, precision: str | None, settings: Settings) -> Contender:
     import ganvas.runtime  # noqa: F401, I001 - sets the process up, so it comes before torch
 
     import numpy as np
-    import torch
 
     from ganvas.config import DataSettings, make_config
-    from ganvas.data.batches import Batches, gather
     from ganvas.data.cache import Dataset
-    from ganvas.networks import FAMILIES
-    from ganvas.objectives import adversarial, penalty
     from ganvas.runtime import choose_machine
-    from ganvas.training.ema import half_life, update_average
-    from ganvas.training.plan import derive
+    from ganvas.training.game import Game, Turn
+    from ganvas.training.plan import derive, measure
     from ganvas.training.players import make_players
-    from ganvas.training.step import draw_latents, play, to_tensor
     from ganvas.training.team import Team
 
     channels = settings.channels if network == "dcgan" else 3
@@ -94,34 +94,26 @@ def ours(network: str, precision: str | None, settings: Settings) -> Contender:
     preset = "dcgan" if network == "dcgan" else "default"
     plan = derive(make_config("noise", preset, data=data.model_dump(), training=given), dataset, machine)
     config = plan.config
-    batch, every, z_dim = config.training.batch, config.objective.penalty_every, config.network.z_dim
-    assert batch is not None and every is not None and z_dim is not None
-
-    players = make_players(config, channels, 0, machine)
-    objective = adversarial(config.objective.objective)
-    smooth = penalty(config.objective.penalty, gamma=config.objective.gamma)
-    batches = Batches(PICTURES, batch, config.training.seed, flip=False)
-    prior = FAMILIES[network].prior
+    batch, rate, every = config.training.batch, config.training.learning_rate, config.objective.penalty_every
+    assert batch is not None and rate is not None and every is not None
+    gflop = measure(plan, steps=2).training_gflop
+    team = Team(config.training.shares or 1, machine.threads).__enter__()  # until the process ends
+    game = Game(plan, dataset, make_players(config, channels, 0, machine), team)
     done = 0
 
-    def step(team: Team) -> None:
+    def step() -> None:
         nonlocal done
-        real = to_tensor(gather(dataset, *batches.take(done * batch, batch)), machine.device)
-        latents = draw_latents(prior, batch, z_dim, torch.Generator().manual_seed(done), machine.device)
-        play(players, real, latents, None, objective, smooth if done % every == 0 else None, every, done, team)
+        weight = float(every) if config.objective.penalty != "none" and done % every == 0 else 0.0
+        game.step(Turn(done * batch, done, rate, critic_rate=1.0, penalty=weight, augmentation=0.0))
         done += 1
-        halving = half_life(batch, done * batch, config.training.ema_images)
-        update_average(players.average, players.generator, batch, halving)
 
-    alone = partial(step, Team(1, machine.threads))
-    team = Team(config.training.shares or 1, machine.threads).__enter__()  # until the process ends
     about = {
         "precision": config.training.precision,
         "why": machine.why,
         "images": f"64x64x{channels}",
         "shares": team.size,
     }
-    return Contender(partial(step, team), alone, batch, every, machine.threads, about)
+    return Contender(step, gflop, batch, every, machine.threads, about)
 
 
 def tutorial(settings: Settings) -> Contender:
@@ -140,23 +132,20 @@ def tutorial(settings: Settings) -> Contender:
         loop.step(real, (torch.rand(batch, Z_DIM) * 2 - 1).to(device))
 
     about = {"precision": "fp32", "why": "PyTorch's default", "images": f"64x64x{settings.channels}"}
-    return Contender(step, step, batch, 1, torch.get_num_threads(), about)
+    return Contender(step, count_gflop(step) / batch, batch, 1, torch.get_num_threads(), about)
 
 
-def count_gflop(contender: Contender) -> float:
-    """GFLOP of training on one image: the products of a cycle of real steps, 2·MAC, by the images in it."""
+def count_gflop(step: Callable[[], object]) -> float:
+    """GFLOP of the products of one step, 2·MAC."""
     from torch.utils.flop_counter import FlopCounterMode
 
     with FlopCounterMode(display=False) as counter:
-        # Only the total is wanted. Its split by module hooks every input, and a penalty cannot differentiate past that.
-        counter.mod_tracker.__exit__()
-        for _ in range(contender.cycle):
-            contender.alone()
-    return float(counter.get_total_flops()) / (contender.cycle * contender.batch) / 1e9
+        step()
+    return float(counter.get_total_flops()) / 1e9
 
 
-def products_share(contender: Contender) -> float:
-    """Share of a cycle of steps that threads spend inside convolutions and matrix products, 0 to 1.
+def products_share(contender: Contender, device: str, timed: Callable[[Callable[[], object], int], float]) -> float:
+    """Share of a cycle of steps that threads, or the GPU, spend inside convolutions and matrix products, 0 to 1.
 
     Of the time of all threads that take shares, measured without the profiler: waiting, Python and all other operations
     are the rest. Inside a product its own time is counted, and not what it calls.
@@ -164,29 +153,31 @@ def products_share(contender: Contender) -> float:
     from torch._C._profiler import _ExperimentalConfig
     from torch.profiler import ProfilerActivity, profile
 
-    start = time.perf_counter()
-    for _ in range(contender.cycle):
-        contender.step()
-    seconds = time.perf_counter() - start
-    everywhere = _ExperimentalConfig(profile_all_threads=True)
-    with profile(activities=[ProfilerActivity.CPU], experimental_config=everywhere) as taken:
-        for _ in range(contender.cycle):
-            contender.step()
+    seconds = timed(contender.step, contender.cycle)
+    activity = ProfilerActivity.CUDA if device == "cuda" else ProfilerActivity.CPU
+    everywhere = _ExperimentalConfig(profile_all_threads=device == "cpu")
+    with profile(activities=[activity], experimental_config=everywhere) as taken:
+        timed(contender.step, contender.cycle)
+    if device == "cuda":
+        kernels = [one for one in taken.key_averages() if any(part in one.key.lower() for part in PRODUCT_KERNELS)]
+        return float(sum(one.self_device_time_total for one in kernels) / 1e6 / seconds)
     inside = sum(one.self_cpu_time_total for one in taken.key_averages() if one.key in PRODUCTS) / 1e6
     return float(inside / (seconds * contender.about.get("shares", 1)))
 
 
 def peak_cases(device: str) -> dict[str, tuple[Callable[[], object], float]]:
-    """3×3 convolutions of 64 maps of 16×16, channels last: name -> (what to run, its GFLOP)."""
+    """3×3 convolutions of square maps, channels last: name -> (what to run, its GFLOP)."""
     import torch
     import torch.nn.functional as F
+
+    count, side = PEAK_MAPS[device]
 
     def case(channels: int, dtype: torch.dtype, backward: bool) -> Callable[[], object]:
         def tensor(*shape: int) -> Tensor:
             made = torch.randn(*shape, device=device).to(dtype).contiguous(memory_format=torch.channels_last)
             return made.requires_grad_(backward)
 
-        x, weight = tensor(64, channels, 16, 16), tensor(channels, channels, 3, 3)
+        x, weight = tensor(count, channels, side, side), tensor(channels, channels, 3, 3)
         slope = torch.ones_like(x, requires_grad=False)
 
         def run() -> object:
@@ -196,9 +187,9 @@ def peak_cases(device: str) -> dict[str, tuple[Callable[[], object], float]]:
         return run
 
     return {
-        f"{channels} channels, {name}, {'forward + backward' if backward else 'forward'}": (
+        f"{count} maps of {side}×{side}, {channels} channels, {name}, {'both ways' if backward else 'forward'}": (
             case(channels, dtype, backward),
-            2 * 64 * 16**2 * 9 * channels**2 * (3 if backward else 1) / 1e9,
+            2 * count * side**2 * 9 * channels**2 * (3 if backward else 1) / 1e9,
         )
         for channels in (128, 256)
         for name, dtype in (("bf16", torch.bfloat16), ("fp32", torch.float32))
@@ -264,15 +255,14 @@ def serve(name: str, settings: Settings) -> None:
         return found
 
     cycle = contender.cycle
-    gflop = count_gflop(contender)
-    timed(contender.step, -(-WARM_STEPS // cycle) * cycle)
+    timed(contender.step, WARM_CYCLES * cycle)
     cycles = max(1, round(settings.seconds / timed(contender.step, cycle)))
     about = {
         **contender.about,
         "batch": contender.batch,
         "steps_a_turn": cycles * cycle,
-        "gflop_per_image": gflop,
-        "products_share": products_share(contender) if device == "cpu" and name != "tutorial" else None,
+        "gflop_per_image": contender.gflop,
+        "products_share": products_share(contender, device, timed) if name != "tutorial" else None,
         "threads": contender.threads,
         "omp_wait_policy": os.environ.get("OMP_WAIT_POLICY", "default"),
     }

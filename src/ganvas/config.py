@@ -130,7 +130,7 @@ class TrainingSettings(Settings):
         None, ge=2, le=65536, description="Images a step; derived: 16 on a CPU, 32 on a GPU; dcgan 64."
     )
     optimiser: Literal["soap", "adam"] | None = Field(
-        None, description="Adam, or Adam in the eigenbases of each layer's gradients; derived: soap for style on a CPU."
+        None, description="Adam, or Adam in the eigenbases of each layer's gradients; derived: soap for style."
     )
     learning_rate: float | None = Field(None, gt=0, le=1, description="Of both players; derived from the network.")
     beta1: float = Field(0.0, ge=0, lt=1, description="Adam's decay of the gradient's average.")

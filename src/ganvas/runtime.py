@@ -119,10 +119,8 @@ def choose_machine(device: str | None = None, precision: str | None = None, thre
     threads = threads or max(1, usable_cores() // processes_here())
     torch.set_num_threads(threads)
     torch.set_flush_denormal(True)
-    if device == "cuda":
-        if started_by_torchrun():
-            torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
-        torch.backends.cudnn.benchmark = True
+    if device == "cuda" and started_by_torchrun():
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
     if precision:
         return Machine(device, torch.bfloat16 if precision == "bf16" else torch.float32, threads, "as asked")
     use_bf16, why = decide_bf16(device)

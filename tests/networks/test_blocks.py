@@ -198,3 +198,24 @@ def test_only_who_promises_gets_the_librarys_convolution() -> None:
             raise KeyError
         assert "ConvolutionBackward0" in str(blocks.convolve(x, weight).grad_fn)
     assert type(blocks.convolve(x, weight).grad_fn) is type(ours) and "_Convolution" in str(ours)
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4, 12])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_ways_of_a_gpu_to_resample_give_what_the_librarys_do(channels: int, dtype: torch.dtype) -> None:
+    x = torch.randn(2, channels, 4, 6).to(dtype).contiguous(memory_format=torch.channels_last)
+    doubled, halved = blocks.repeated(x), blocks.averaged(x)
+    assert torch.equal(doubled, F.interpolate(x, scale_factor=2, mode="nearest"))
+    torch.testing.assert_close(halved, F.avg_pool2d(x, 2))
+    assert all(one.is_contiguous(memory_format=torch.channels_last) for one in (doubled, halved))
+
+
+def test_repetition_and_its_gradients_of_a_gpu() -> None:
+    """Gradients of the first and of the second order, against differences."""
+    x = torch.randn(1, 2, 2, 3, dtype=torch.float64, requires_grad=True)
+    for function in (blocks._Upsample.apply, blocks.downsample):
+        wide = (
+            x if function is not blocks.downsample else torch.randn(1, 2, 4, 2, dtype=torch.float64, requires_grad=True)
+        )
+        assert torch.autograd.gradcheck(lambda values, f=function: f(values).pow(3), (wide,))
+        assert torch.autograd.gradgradcheck(lambda values, f=function: f(values).pow(3), (wide,))

@@ -18,6 +18,7 @@ from ganvas.errors import SettingError, TrainingError
 from ganvas.objectives import adversarial, penalty
 from ganvas.runtime import Machine
 from ganvas.training import memory
+from ganvas.training.augment import draw_changes
 from ganvas.training.memory import BASE_BYTES, Held, Need, exhaustion, fit, free_bytes, measure_need
 from ganvas.training.plan import Plan, derive, trial
 from ganvas.training.players import make_players
@@ -211,9 +212,8 @@ def test_taking_turns_changes_no_bit(kind: str | None, augmentation: float) -> N
             for seed in range(2):
                 real = torch.rand(16, 1, 32, 32, generator=random) * 2 - 1
                 z = torch.randn(16, 8, generator=random)
-                losses = play(
-                    players, real, z, None, adversarial("relativistic"), smooth, 8.0, seed, team, augmentation
-                )
+                changes = draw_changes(32, augmentation, random).view(2, 16, -1) if augmentation else None
+                losses = play(players, real, z, None, adversarial("relativistic"), smooth, 8.0, seed, team, changes)
         moved.append([*players.generator.parameters(), *players.discriminator.parameters(), losses.generator])
     for first, *others in zip(*moved, strict=True):
         assert all(torch.equal(first, other) for other in others)

@@ -31,6 +31,7 @@ from ganvas.training.plan import (
     plain_share,
 )
 
+DEVICES = "cpu", "cuda"
 MACHINE = Machine("cpu", torch.float32, 1, "for a test")
 
 
@@ -144,8 +145,15 @@ def test_soap_is_for_style_and_needs_no_mean(dataset: Dataset, settings: dict[st
         return
     plan = derive(config, dataset, MACHINE)
     assert plan.config.training.optimiser == found
-    on_gpu = derive(config, dataset, replace(MACHINE, device="cuda"))
-    assert on_gpu.config.training.optimiser == "adam", "until it is measured there"
+    for device, there in (("cuda", found), ("mps", "adam" if "optimiser" not in settings else found)):
+        on_gpu = derive(config, dataset, replace(MACHINE, device=device))
+        assert on_gpu.config.training.optimiser == there
+
+
+def test_more_images_a_step_on_a_gpu_and_as_many_steps_before_the_rate_falls(dataset: Dataset) -> None:
+    cpu, gpu = (derive(make_config("d"), dataset, replace(MACHINE, device=name)).config.training for name in DEVICES)
+    assert cpu.batch and gpu.batch and cpu.decay_images and gpu.decay_images
+    assert gpu.batch > cpu.batch and gpu.decay_images / gpu.batch == cpu.decay_images / cpu.batch
 
 
 @given(fewer=st.integers(1, 10**7), more=st.integers(1, 10**7))

@@ -32,6 +32,14 @@ def made() -> tuple[Net, Weights]:
     return net, Weights(net)
 
 
+def moved(own: torch.optim.Adam, weights: Weights, gradients: list[Tensor]) -> bool:
+    """Take a step, and learn of it where that is to be done."""
+    finite = move(own, weights, gradients)
+    if isinstance(own, Soap):
+        own.learn(finite)
+    return bool(finite)
+
+
 def random_gradients(weights: Weights, seed: int) -> list[Tensor]:
     torch.manual_seed(seed)
     return [torch.randn_like(master) for master in weights.masters]
@@ -51,7 +59,7 @@ def test_without_bases_it_is_adam(monkeypatch: pytest.MonkeyPatch) -> None:
     )
     for seed in range(5):
         for own, weights in ((optimiser, mine), (adam, plain)):
-            assert move(own, weights, random_gradients(weights, seed))
+            assert moved(own, weights, random_gradients(weights, seed))
     for one, other in zip(mine.masters, plain.masters, strict=True):
         assert torch.allclose(one, other, atol=1e-6)
 
@@ -60,7 +68,7 @@ def test_the_first_step_is_adams() -> None:
     _, weights = made()
     before, gradients = [one.detach().clone() for one in weights.masters], random_gradients(weights, 1)
     optimiser = Soap(weights, lr=RATE, betas=(0.0, 0.99))
-    assert move(optimiser, weights, [one.clone() for one in gradients])
+    assert moved(optimiser, weights, [one.clone() for one in gradients])
     for old, new, gradient in zip(before, weights.masters, gradients, strict=True):
         assert torch.allclose(new, old - RATE * gradient.sign(), atol=1e-5)
 
@@ -74,7 +82,7 @@ def test_a_basis_is_orthonormal_and_finds_what_is_entangled() -> None:
         gradients = random_gradients(weights, seed)
         own = weights.matrices(gradients[0])[net.other.weight]
         own.copy_(torch.einsum("ab,bkc,dc->akd", left, own * lengths[:7, None, None] * lengths, right))
-        assert move(optimiser, weights, gradients)
+        assert moved(optimiser, weights, gradients)
     assert set(optimiser.layers) == {net.conv.weight, net.other.weight}, "kernels; for the others Adam does"
     layer = optimiser.layers[net.other.weight]
     assert layer.left is not None and layer.right is not None
@@ -92,7 +100,7 @@ def test_turning_there_and_back_changes_nothing() -> None:
     net, weights = made()
     optimiser = Soap(weights, lr=RATE, betas=(0.0, 0.99))
     for seed in range(3):
-        assert move(optimiser, weights, random_gradients(weights, seed))
+        assert moved(optimiser, weights, random_gradients(weights, seed))
     everything = weights.matrices(weights.masters[0].data)
     for parameter, layer in optimiser.layers.items():
         matrix = everything[parameter]
@@ -120,7 +128,7 @@ def bowl(optimiser: Callable[[Weights], torch.optim.Adam], axes: Tensor, steps: 
         gradients = [torch.zeros_like(master) for master in weights.masters]
         weights.matrices(gradients[0])[net.other.weight].copy_(((error * steep) @ axes.t()).flatten(1, 2))
         own.param_groups[0]["lr"] = RATE * (1 - step / steps)
-        assert move(own, weights, gradients)
+        assert moved(own, weights, gradients)
     return float((((kernel() - target) @ axes).square() * steep).sum())
 
 
@@ -136,3 +144,21 @@ def test_channels_that_are_entangled_do_not_slow_it_down() -> None:
 
     assert bowl(plain, across) > 1e-3 and bowl(plain, own) < 1e-6
     assert bowl(turning, across) < 1e-6 and bowl(turning, own) < 1e-6
+
+
+def test_a_step_that_is_not_taken_teaches_nothing() -> None:
+    """Nor on a GPU, where nobody waits to hear whether it was."""
+    net, weights = made()
+    optimiser = Soap(weights, lr=RATE, betas=(0.0, 0.99), fused=True)
+    for seed in range(3):
+        assert moved(optimiser, weights, random_gradients(weights, seed))
+    before = [one.clone() for layer in optimiser.layers.values() for one in layer.tensors().values()]
+    broken = [torch.full_like(one, torch.nan) for one in random_gradients(weights, 4)]
+    masters = [one.detach().clone() for one in weights.masters]
+    assert not moved(optimiser, weights, broken)
+    layer = optimiser.layers[net.conv.weight]
+    for one in optimiser.layers.values():  # as it is on a GPU
+        one.learn(weights.matrices(broken[0])[net.conv.weight] if one is layer else one.gradient, torch.zeros(()), 12)
+    after = [one for layer in optimiser.layers.values() for one in layer.tensors().values()]
+    assert all(torch.equal(*pair) for pair in zip(before, after, strict=True))
+    assert all(torch.equal(*pair) for pair in zip(masters, weights.masters, strict=True))

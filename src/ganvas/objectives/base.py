@@ -50,6 +50,7 @@ class Penalty(Protocol):
 
     name: ClassVar[str]
     needs_image_grad: ClassVar[bool]
+    draws: ClassVar[bool]  # whether it uses random numbers
 
     def __call__(
         self,

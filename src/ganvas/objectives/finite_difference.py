@@ -36,6 +36,7 @@ class FiniteDifference:
     sigma: float = 0.05
     name: ClassVar[str] = "finite-difference"
     needs_image_grad: ClassVar[bool] = False
+    draws: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_number(self.name, "gamma", self.gamma)

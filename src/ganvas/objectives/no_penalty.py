@@ -17,6 +17,7 @@ class NoPenalty:
 
     name: ClassVar[str] = "none"
     needs_image_grad: ClassVar[bool] = False
+    draws: ClassVar[bool] = False
 
     def __call__(
         self,

@@ -24,6 +24,7 @@ class WGANGP:
     gamma: float = 10.0
     name: ClassVar[str] = "wgan-gp"
     needs_image_grad: ClassVar[bool] = False
+    draws: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_number(self.name, "gamma", self.gamma)

@@ -28,6 +28,7 @@ class R1:
     gamma: float = 1.0
     name: ClassVar[str] = "r1"
     needs_image_grad: ClassVar[bool] = True
+    draws: ClassVar[bool] = False
     on_real: ClassVar[bool] = True
     on_fake: ClassVar[bool] = False
 

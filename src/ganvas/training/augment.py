@@ -13,39 +13,46 @@ import torch
 from torch import Tensor
 
 MOST = 0.8  # probability of each change from which on it would leak into what is generated
+COLOUR, TRANSLATION, CUT_OUT = 6, 3, 3  # numbers that each change takes, for one image
+CHANCES = 3, 4, 5, 8, 11  # those that say whether: 1 or 0
+NUMBERS = COLOUR + TRANSLATION + CUT_OUT
 
 
-def augment(images: Tensor, probability: float, random: torch.Generator) -> Tensor:
-    """Change each of `images [B, C, H, W]`, in [-1, 1], at random; gradients flow through. `probability`: 0 to 1.
+def draw_changes(count: int, probability: float, random: torch.Generator) -> Tensor:
+    """What `augment` is to do with `count` images, `[count, NUMBERS]`; each of its changes with `probability`, 0 to 1.
 
-    `random` is a generator of the CPU, so that the same is drawn on every device. At 0 images come back as they are.
+    `random` is a generator of the CPU, so that the same is drawn for every device.
     """
-    if probability <= 0:
-        return images
-    for change in (colour, translate, cut_out):
-        images = change(images, probability, random)
-    return images
+    numbers = torch.rand(count, NUMBERS, generator=random)
+    numbers[:, CHANCES] = (numbers[:, CHANCES] < probability).to(numbers)
+    return numbers
 
 
-def colour(images: Tensor, probability: float, random: torch.Generator) -> Tensor:
-    """Brightness ±0.5, then saturation ×(0 to 2), then contrast ×(0.5 to 1.5), each with the probability."""
-    brightness, saturation, contrast = _drawn(images, 3, random) - 0.5
-    images = images + _chosen(images, probability, random) * brightness
+def augment(images: Tensor, changes: Tensor) -> Tensor:
+    """Change each of `images [B, C, H, W]`, in [-1, 1], as `changes [B, NUMBERS]` say; gradients flow through."""
+    of_colour, of_translation, of_cut_out = torch.split(changes.to(images), [COLOUR, TRANSLATION, CUT_OUT], 1)
+    return cut_out(translate(colour(images, of_colour), of_translation), of_cut_out)
+
+
+def colour(images: Tensor, numbers: Tensor) -> Tensor:
+    """Brightness ±0.5, then saturation ×(0 to 2), then contrast ×(0.5 to 1.5), each by its own chance."""
+    brightness, saturation, contrast, lighter, coloured, sharper = numbers[:, :, None, None, None].unbind(1)
+    images = images + lighter * (brightness - 0.5)
     grey = images.mean(1, keepdim=True)
-    images = grey + (images - grey) * (1 + _chosen(images, probability, random) * 2 * saturation)
+    images = grey + (images - grey) * (1 + coloured * (2 * saturation - 1))
     mean = images.mean((1, 2, 3), keepdim=True)
-    changed: Tensor = mean + (images - mean) * (1 + _chosen(images, probability, random) * contrast)
+    changed: Tensor = mean + (images - mean) * (1 + sharper * (contrast - 0.5))
     return changed
 
 
-def translate(images: Tensor, probability: float, random: torch.Generator) -> Tensor:
+def translate(images: Tensor, numbers: Tensor) -> Tensor:
     """Move by up to an eighth of each side, whole pixels; what comes in is mid-grey, 0."""
     count, _, height, width = images.shape
-    chosen = _chosen(images, probability, random).flatten()
+    *places, chosen = numbers.unbind(1)
     moves = []
-    for side in (height, width):
+    for side, place in zip((height, width), places, strict=True):
         most = max(1, round(side / 8))
-        step = torch.randint(-most, most + 1, (count,), generator=random).to(images.device)
+        step = (place * (2 * most + 1)).floor().clamp(max=2 * most) - most  # a product may round up
         moves.append((step * chosen).long())
     rows = torch.arange(height, device=images.device)[None] + moves[0][:, None]
     columns = torch.arange(width, device=images.device)[None] + moves[1][:, None]
@@ -55,22 +62,12 @@ def translate(images: Tensor, probability: float, random: torch.Generator) -> Te
     return moved.permute(0, 3, 1, 2) * inside
 
 
-def cut_out(images: Tensor, probability: float, random: torch.Generator) -> Tensor:
+def cut_out(images: Tensor, numbers: Tensor) -> Tensor:
     """Put 0 over a rectangle of half of each side, its centre anywhere in the image."""
     _, _, height, width = images.shape
-    down, across = _drawn(images, 2, random)
+    down, across, chosen = numbers[:, :, None, None, None].unbind(1)
     rows = torch.arange(height, device=images.device)[None, None, :, None]
     columns = torch.arange(width, device=images.device)[None, None, None]
     hole = ((rows - down * height).abs() <= height / 4) & ((columns - across * width).abs() <= width / 4)
-    cut: Tensor = images * (1 - hole * _chosen(images, probability, random))
+    cut: Tensor = images * (1 - hole * chosen)
     return cut
-
-
-def _drawn(images: Tensor, count: int, random: torch.Generator) -> Tensor:
-    """Uniform numbers on [0, 1): `[count, B, 1, 1, 1]`."""
-    return torch.rand(count, len(images), 1, 1, 1, generator=random).to(images)
-
-
-def _chosen(images: Tensor, probability: float, random: torch.Generator) -> Tensor:
-    """1 for an image that is changed, 0 for others: `[B, 1, 1, 1]`."""
-    return (torch.rand(len(images), 1, 1, 1, generator=random) < probability).to(images)

@@ -50,7 +50,8 @@ from ganvas.training.step import Losses
 from ganvas.training.team import Team
 from ganvas.training.vitals import IMAGES, CheckUp, Vitals
 
-LOG_STEPS = 25  # steps from one row of metrics to the next
+LOG_STEPS = 25  # steps from one row of metrics to the next; on a GPU ten times as many, which take less time
+GPU_CHECK_STEPS = 150  # from one check-up to the next, at least: as many as between two of a batch of 16
 
 
 class Watcher:
@@ -226,7 +227,10 @@ def play_on(
         scorer = Scorer(metric, folder, dataset, sample, team.resting, watcher.note, progress)
         count = min(IMAGES, len(dataset.train))
         look = torch.from_numpy(latents(range(count), config.network.z_dim, game.prior)).to(machine.device)
-        check_up, check_steps = CheckUp(dataset, look, len(plan.classes)), max(1, CHECK_IMAGES // batch)
+        check_up = CheckUp(dataset, look, len(plan.classes))
+        check_steps, log_steps = max(1, CHECK_IMAGES // batch), LOG_STEPS
+        if machine.device == "cuda":
+            check_steps, log_steps = max(GPU_CHECK_STEPS, check_steps), 10 * LOG_STEPS
         while True:
             position.seconds = stopwatch.seconds()
             progress = budget_used(position.moment(), settings.minutes, limit)
@@ -264,17 +268,18 @@ def play_on(
                 augmentation=min(MOST, (settings.augment or 0.0) + monitor.care.augmentation),
             )
             crew.say(turn.message())
-            losses = game.step(turn)
+            before, losses = losses, game.step(turn)
             position.seen_images += batch
 
             # Look after it: judge how it is, and save it while it is sound.
-            finding = monitor.after_step(losses.finite)
+            # A GPU is still at it: by the time that the next step is on its way, it has judged this one.
+            finding = monitor.after_step(before is None or bool(before.finite))
             if finding is None and (step + 1) % check_steps == 0:
                 with team.resting():
                     vitals = check_up.take(players.generator, players.discriminator, position.seen_images)
                 finding = monitor.after_check_up(vitals)
-            sound = losses.finite and not monitor.doubts
-            if sound and position.seconds - last_saved.seconds > settings.save_minutes * 60:
+            due = position.seconds - last_saved.seconds > settings.save_minutes * 60
+            if due and losses.finite and not monitor.doubts:
                 last_saved = position.moment()
                 try:
                     watcher.saved(save_run(folder, plan, dataset, players, position))
@@ -282,7 +287,7 @@ def play_on(
                     finding = monitor.broken(str(error))
 
             # Tell, and carry out what the monitor asks for.
-            if (step + 1) % LOG_STEPS == 0 and losses.finite:
+            if (step + 1) % log_steps == 0 and losses.finite:
                 tick = make_tick(position, last_logged, progress, turn.rate, losses)
                 last_logged = position.moment()
                 log.write(tick)

@@ -22,6 +22,7 @@ from ganvas.errors import SettingError
 from ganvas.networks import FAMILIES, check, width_for
 from ganvas.objectives import Penalty, adversarial, penalty
 from ganvas.runtime import Machine
+from ganvas.training.augment import draw_changes
 from ganvas.training.players import Players, make_players
 from ganvas.training.step import draw_latents, play, to_tensor
 from ganvas.training.team import Team, shares_for
@@ -80,13 +81,14 @@ def derive(config: RunConfig, dataset: Dataset, machine: Machine, processes: int
     penalty(kind, gamma=objective.gamma)
     optimiser = config.training.optimiser or default_optimiser(name, device, config.training.beta1)
     check_optimiser(optimiser, name, config.training.beta1)
+    batch = config.training.batch or default_batch(name, device)
     training = fill(
         config.training,
         reasons,
-        batch=(default_batch(name, device), f"for {name} on a {device}"),
+        batch=(batch, f"for {name} on a {device}"),
         optimiser=(optimiser, f"for {name} on a {device}"),
         learning_rate=(default_rate(name, optimiser), f"for {name} with {optimiser}, at this batch"),
-        decay_images=(default_decay(name), "images after which the learning rate falls as 1/√images; 0: never"),
+        decay_images=(default_decay(name, batch), "images after which the learning rate falls as 1/√images; 0: never"),
         augment=(
             default_augmentation(pictures),
             f"for {pictures:,} pictures: the fewer, the sooner they are learned by heart",
@@ -145,16 +147,17 @@ def check_optimiser(optimiser: str, network: str, beta1: float) -> None:
 def default_batch(network: str, device: str) -> int:
     """Images a step: few on a CPU, where minutes buy few images and more steps make more of each.
 
-    `dcgan` keeps the 64 of its source: batch normalisation needs them.
+    A CUDA device is not even busy with fewer than so many. `dcgan` keeps the 64 of its source: batch normalisation
+    needs them.
     """
     if network == "dcgan":
         return 64
-    return 16 if device == "cpu" else 32
+    return {"cpu": 16, "cuda": 128}.get(device, 32)
 
 
 def default_optimiser(network: str, device: str, beta1: float) -> str:
-    """SOAP where it was measured to pay, which is the steps of `style` on a CPU (docs/recipe.md); else Adam."""
-    return "soap" if network == "style" and device == "cpu" and not beta1 else "adam"
+    """SOAP for `style` (docs/recipe.md), where the device has what it computes with; else Adam."""
+    return "soap" if network == "style" and device != "mps" and not beta1 else "adam"
 
 
 def default_rate(network: str, optimiser: str) -> float:
@@ -167,9 +170,9 @@ def default_rate(network: str, optimiser: str) -> float:
     return 1e-2 if optimiser == "soap" else 1.2e-2
 
 
-def default_decay(network: str) -> int:
+def default_decay(network: str, batch: int) -> int:
     """Images after which the learning rate falls as 1/√images (docs/recipe.md); `dcgan` keeps its rate."""
-    return 200_000 if network == "style" else 0
+    return 12_500 * batch if network == "style" else 0
 
 
 def default_augmentation(pictures: int) -> float:
@@ -269,7 +272,11 @@ def trial(plan: Plan) -> tuple[Players, Callable[[int, bool, Team], None]]:
         real, latents = to_tensor(pixels, machine.device), draw_latents(prior, images, z_dim, random, machine.device)
         labels = torch.zeros(images, dtype=torch.int64, device=machine.device) if plan.classes else None
         now = smooth if with_penalty else None
-        play(players, real, latents, labels, objective, now, 1.0, 0, team, config.training.augment or 0.0)
+        changes = None
+        if config.training.augment:
+            changes = draw_changes(2 * images, config.training.augment, random).view(2, images, -1).to(machine.device)
+        losses = play(players, real, latents, labels, objective, now, 1.0, 0, team, changes)
+        players.learn(losses.finite, team.each)
 
     return players, step
 

@@ -13,7 +13,7 @@ from ganvas.config import RunConfig, TrainingSettings
 from ganvas.networks import build
 from ganvas.runtime import Machine
 from ganvas.training.ema import start_average
-from ganvas.training.soap import Soap
+from ganvas.training.soap import Each, Soap
 from ganvas.training.weights import Weights
 
 Tensors = dict[str, Tensor]
@@ -63,12 +63,24 @@ class Players:
         """Call it when tensors were changed: both networks then compute with what is there now."""
         self.generator_weights.refresh()
         self.discriminator_weights.refresh()
+        for optimiser in (self.generator_optimiser, self.discriminator_optimiser):
+            if isinstance(optimiser, Soap):
+                optimiser.recount()
+
+    def learn(self, finite: Tensor, each: Each) -> None:
+        """After a step: what their optimisers find out of its gradients, if they were `finite`."""
+        for optimiser in (self.discriminator_optimiser, self.generator_optimiser):
+            if isinstance(optimiser, Soap):
+                optimiser.learn(finite, each)
 
     def set_learning_rate(self, rate: float, critic_rate: float = 1.0) -> None:
         """Set both players' step size; the discriminator's is `critic_rate` times the generator's."""
         for optimiser, own in ((self.generator_optimiser, rate), (self.discriminator_optimiser, rate * critic_rate)):
             for group in optimiser.param_groups:
-                group["lr"] = own
+                if isinstance(group["lr"], Tensor):  # its place is what a recorded step reads
+                    group["lr"].fill_(own)
+                else:
+                    group["lr"] = own
 
     def _moments(self) -> Tensors:
         """Adam's two moments and step counter of each weight, by name, and what SOAP knows of its layer."""
@@ -103,7 +115,10 @@ def make_optimiser(weights: Weights, settings: TrainingSettings, device: str) ->
         "lr": settings.learning_rate,
         "betas": (settings.beta1, settings.beta2),
         "fused": device != "mps",
+        "capturable": device == "cuda",  # all that a step reads is on the GPU (`training.recorder`)
     }
+    if device == "cuda":
+        adam["lr"] = torch.tensor(adam["lr"], device=device)
     optimiser = Soap(weights, **adam) if settings.optimiser == "soap" else torch.optim.Adam(weights.masters, **adam)
     _fill(optimiser)
     return optimiser

@@ -33,13 +33,13 @@ class Side:
         self.moments = torch.zeros(n, n, device=device)
         self.basis = torch.eye(n, device=device)  # eigenvectors in columns, largest eigenvalue first
 
-    def learn(self, rows: Tensor, first: bool, turn: bool) -> None:
-        """Take in a gradient `[n, others]`, and `turn` the basis towards the eigenvectors.
+    def learn(self, rows: Tensor, weight: Tensor, first: bool, turn: bool) -> None:
+        """Take in a gradient `[n, others]` with a `weight`, and `turn` the basis towards the eigenvectors.
 
         By one step of orthogonal iteration, as in the paper's algorithm 4: the basis hardly changes from one turn to
-        the next, and what Adam remembers along its axes stays true. The first gradient is taken as it is.
+        the next, and what Adam remembers along its axes stays true. At weight 0 the gradient may be no number.
         """
-        self.moments.lerp_(rows @ rows.t(), 1.0 if first else 1 - MEMORY)
+        self.moments.lerp_((rows @ rows.t()).nan_to_num_(0.0, 0.0, 0.0), weight)
         if first:
             self.basis.copy_(torch.linalg.eigh(self.moments)[1].flip(1))
         elif turn:
@@ -58,15 +58,13 @@ class Layer:
         outputs, _, inputs = step.shape
         self.left, self.right = (Side(n, step.device) if 1 < n <= LONGEST else None for n in (outputs, inputs))
 
-    def learn(self, gradient: Tensor, count: int) -> None:
+    def learn(self, gradient: Tensor, weight: Tensor, count: int) -> None:
         """Take in the gradient `[outputs, positions, inputs]` of step `count`."""
-        if count > EARLY and count % LOOK:
-            return
         turn = count <= EARLY or (count // LOOK + self.number) % TURN == 0
         if self.left is not None:
-            self.left.learn(gradient.flatten(1), count == 1, turn)
+            self.left.learn(gradient.flatten(1), weight, count == 1, turn)
         if self.right is not None:
-            self.right.learn(gradient.flatten(0, 1).t(), count == 1, turn)
+            self.right.learn(gradient.flatten(0, 1).t(), weight, count == 1, turn)
 
     def into_basis(self, gradient: Tensor) -> Tensor:
         """Q_Lᵀ G Q_R of `[outputs, positions, inputs]`."""
@@ -115,6 +113,7 @@ class Soap(torch.optim.Adam):
         self.layers = {own: Layer(number, steps[own], gradients[own]) for number, own in enumerate(kernels)}
         super().__init__([self._step, *others], **settings)
         self.state.update({parameter: layer.tensors() for parameter, layer in self.layers.items()})
+        self._count = 0  # of steps, as Adam counts them on the device
 
     @property
     def nbytes(self) -> int:
@@ -125,24 +124,45 @@ class Soap(torch.optim.Adam):
     def step(self, closure: None = None, each: Each = in_turn) -> None:  # type: ignore[override]
         """Take a step by the gradients that the masters have; `each` may work on several layers at the same time."""
         assert self._whole.grad is not None and self._step.grad is not None
-        gradients = self._weights.matrices(self._whole.grad)
-        given = [(layer, gradients[parameter]) for parameter, layer in self.layers.items()]
 
         def enter(one: tuple[Layer, Tensor]) -> None:
             layer, gradient = one
             layer.gradient.copy_(layer.into_basis(gradient))
 
         def leave(one: tuple[Layer, Tensor]) -> None:
-            layer, gradient = one
+            layer, _ = one
             layer.step.copy_(layer.out_of_basis(layer.step))
-            # The basis turns last, so that the first step is Adam's own. Along the axes of its own moments a single
-            # gradient is nearly diagonal, and Adam would make as much of the rounding beside the diagonal.
-            layer.learn(gradient, count)
 
         self._step.zero_()
         self._step.grad.copy_(self._whole.grad)
-        each(enter, given)
+        each(enter, self._given())
         super().step()
-        count = int(self.state[self._step]["step"])
-        each(leave, given)
+        each(leave, self._given())
         self._whole.add_(self._step)
+
+    @torch.no_grad()
+    def learn(self, finite: Tensor, each: Each = in_turn) -> None:
+        """Take in the gradients of the step that was taken, and turn the bases whose turn it is; call it after `step`.
+
+        After the step, so that the first is Adam's own: along the axes of its own moments a single gradient is nearly
+        diagonal, and Adam would make as much of the rounding beside the diagonal. Not within it, because what is done
+        differs from step to step (`training.recorder`). `finite`: whether the step was taken, a bool of one element;
+        a GPU is not waited for.
+        """
+        if not finite.is_cuda and not finite:
+            return
+        self._count += 1
+        if self._count > EARLY and self._count % LOOK:
+            return
+        weight = finite * (1.0 if self._count == 1 else 1 - MEMORY)
+        each(lambda one: one[0].learn(one[1], weight, self._count), self._given())
+
+    def recount(self) -> None:
+        """Call it when the state was changed: the steps taken are read from it."""
+        self._count = int(self.state[self._step]["step"])
+
+    def _given(self) -> list[tuple[Layer, Tensor]]:
+        """The layers, each with its gradient."""
+        assert self._whole.grad is not None
+        gradients = self._weights.matrices(self._whole.grad)
+        return [(layer, gradients[parameter]) for parameter, layer in self.layers.items()]

@@ -17,8 +17,7 @@ from ganvas.training.soap import Each, Soap, in_turn
 from ganvas.training.team import Team
 from ganvas.training.weights import Weights
 
-# Keep what a penalty and augmentation draw apart from the latents, which are drawn from the bare seed.
-PENALTY_STREAM, AUGMENT_STREAM = 1 << 62, 1 << 61
+PENALTY_STREAM = 1 << 62  # keeps what a penalty draws apart from the latents, which are drawn from the bare seed
 
 
 class Share(NamedTuple):
@@ -26,6 +25,7 @@ class Share(NamedTuple):
 
     member: int
     inputs: tuple[Tensor, ...]  # what the generator made the fakes of: latents [b, Z], and labels [b] with classes
+    changes: Tensor | None  # what augmentation does to them, [b, NUMBERS]
     fake: Tensor | None  # [b, C, H, W], with its graph, as the discriminator sees it; None: it is to be made again
     loss: Tensor
     smoothness: Tensor
@@ -41,12 +41,12 @@ class Losses(NamedTuple):
     penalty: Tensor
     real_logit: Tensor
     fake_logit: Tensor
-    finite: bool  # whether both players' gradients were; a player whose are not does not move
+    finite: Tensor  # whether both players' gradients were; a player whose are not does not move
 
 
-def to_tensor(pixels: np.ndarray, device: str) -> Tensor:
+def to_tensor(pixels: np.ndarray | Tensor, device: str) -> Tensor:
     """Pictures to what networks see: `uint8 [B, H, W, C] -> fp32 [B, C, H, W]` in [-1, 1], channels last in memory."""
-    return torch.from_numpy(pixels).to(device).permute(0, 3, 1, 2).float() / 127.5 - 1.0
+    return torch.as_tensor(pixels, device=device).permute(0, 3, 1, 2).float() / 127.5 - 1.0
 
 
 def draw_latents(prior: str, count: int, z_dim: int, random: torch.Generator, device: str) -> Tensor:
@@ -66,7 +66,7 @@ def play(
     penalty_weight: float,
     seed: int,
     team: Team,
-    augmentation: float = 0.0,
+    changes: Tensor | None = None,
 ) -> Losses:
     """Train both players on one batch: `real [B, C, H, W]`, `latents [B, Z]`, `labels [B]` or None.
 
@@ -74,22 +74,27 @@ def play(
     it again with the gradient flowing through. A paired objective compares those verdicts with the logits that the
     reals had before the update, which saves a pass. `penalty` is None on steps that go without; `seed` is what it
     draws from. Every member of the team plays on its share of the batch, and the gradients are averaged; where members
-    take turns, fakes are made twice, rather than all kept with their graphs. The discriminator sees everything through
-    `augment`, with probability `augmentation`.
+    take turns, fakes are made twice, rather than all kept with their graphs. With `changes [2, B, NUMBERS]`, of
+    the reals and of the fakes, the discriminator sees everything through `augment`.
     """
     generator, discriminator = players.generator, players.discriminator
     generator_weights, discriminator_weights = players.generator_weights, players.discriminator_weights
 
-    def see(images: Tensor, draws: int) -> Tensor:
-        """What the discriminator sees of `images`; the same `draws`, the same changes."""
-        if not augmentation:
-            return images
-        return augment(images, augmentation, torch.Generator().manual_seed(seed + AUGMENT_STREAM + draws))
+    def see(images: Tensor, changes: Tensor | None) -> Tensor:
+        """What the discriminator sees of `images`."""
+        return images if changes is None else augment(images, changes)
 
-    def tell_apart(member: int, real: Tensor, latents: Tensor, *label: Tensor) -> tuple[Share, list[Tensor]]:
+    def tell_apart(
+        member: int,
+        real: Tensor,
+        latents: Tensor,
+        of_real: Tensor | None,
+        of_fake: Tensor | None,
+        *label: Tensor,
+    ) -> tuple[Share, list[Tensor]]:
         with torch.set_grad_enabled(not team.takes_turns):
-            fake = see(generator(latents, *label), 2 * member)
-        real, seen = see(real, 2 * member + 1), fake.detach()
+            fake = see(generator(latents, *label), of_fake)
+        real, seen = see(real, of_real), fake.detach()
         smoothness = torch.zeros((), device=real.device)
         if penalty is None:
             with differentiated_once():
@@ -98,7 +103,9 @@ def play(
             if penalty.needs_image_grad:
                 real, seen = real.requires_grad_(True), seen.requires_grad_(True)
             real_logits, fake_logits = discriminator(real, *label), discriminator(seen, *label)
-            random = torch.Generator(real.device).manual_seed(seed + PENALTY_STREAM + member)
+            random = None
+            if penalty.draws:
+                random = torch.Generator(real.device).manual_seed(seed + PENALTY_STREAM + member)
             smoothness = penalty(
                 lambda images: discriminator(images, *label), real, seen, real_logits, fake_logits, random
             )
@@ -106,10 +113,11 @@ def play(
         gradients = torch.autograd.grad(loss + penalty_weight * smoothness, discriminator_weights.leaves)
         made = None if team.takes_turns else fake
         told = (loss.detach(), smoothness.detach(), real_logits.detach(), fake_logits.detach())
-        return Share(member, (latents, *label), made, *told), discriminator_weights.gather(gradients, member)
+        share = Share(member, (latents, *label), of_fake, made, *told)
+        return share, discriminator_weights.gather(gradients, member)
 
     def deceive(share: Share) -> tuple[Tensor, list[Tensor]]:
-        fake = share.fake if share.fake is not None else see(generator(*share.inputs), 2 * share.member)
+        fake = share.fake if share.fake is not None else see(generator(*share.inputs), share.changes)
         with differentiated_once():
             logits = discriminator(fake, *share.inputs[1:])
         loss = objective.generator_loss(share.real_logits, logits)
@@ -117,8 +125,10 @@ def play(
         return loss.detach(), generator_weights.gather(gradients, share.member)
 
     # The discriminator: tell reals from fakes.
-    extra = () if labels is None else (labels,)
-    shares, gradients = team.play(tell_apart, team.members, *map(team.split, (real, latents, *extra)))
+    extra = () if labels is None else (team.split(labels),)
+    both = [team.split(one) for one in changes] if changes is not None else [[None] * team.size] * 2
+    given = team.split(real), team.split(latents), *both, *extra
+    shares, gradients = team.play(tell_apart, team.members, *given)
     with team.resting():
         finite = move(players.discriminator_optimiser, discriminator_weights, team.average(gradients), team.each)
 
@@ -130,7 +140,7 @@ def play(
     ]
     with team.resting():
         *mean, scalars = team.average([[*own, row] for own, row in zip(gradients, told, strict=True)])
-        finite &= move(players.generator_optimiser, generator_weights, mean, team.each)
+        finite = finite & move(players.generator_optimiser, generator_weights, mean, team.each)
     critic, other, smoothness, real_logit, fake_logit = scalars.unbind()
     return Losses(critic, other, smoothness, real_logit, fake_logit, finite)
 
@@ -148,7 +158,7 @@ def judge_both(discriminator: nn.Module, real: Tensor, fake: Tensor, *label: Ten
     return real_logits, fake_logits
 
 
-def move(optimiser: torch.optim.Optimizer, weights: Weights, gradients: list[Tensor], each: Each = in_turn) -> bool:
+def move(optimiser: torch.optim.Optimizer, weights: Weights, gradients: list[Tensor], each: Each = in_turn) -> Tensor:
     """`update` of a player's weights, and of the copies that it computes with."""
     finite = update(optimiser, weights.masters, gradients, each)
     weights.refresh()
@@ -157,20 +167,24 @@ def move(optimiser: torch.optim.Optimizer, weights: Weights, gradients: list[Ten
 
 def update(
     optimiser: torch.optim.Optimizer, weights: Sequence[Tensor], gradients: list[Tensor], each: Each = in_turn
-) -> bool:
-    """Take one step of the optimiser, and say so.
+) -> Tensor:
+    """Take one step of the optimiser, and say so: a bool of one element.
 
     Gradients that are not finite would poison weights and moments for good: then no step is taken, and the answer is
     false.
     """
-    if not torch.stack(torch._foreach_norm(gradients)).isfinite().all():
-        return False
+    finite = torch.stack(torch._foreach_norm(gradients)).isfinite().all()
     for weight, gradient in zip(weights, gradients, strict=True):
         # A penalty's second differentiation returns some in another memory layout than their weights', and torch's
         # fused Adam walks the memory of both without a look at strides: it would move the wrong weights.
         weight.grad = gradient if gradient.stride() == weight.stride() else torch.empty_like(weight).copy_(gradient)
+    if finite.is_cuda:
+        # The GPU looks by itself and nobody waits for it: this is how torch's own scaling of gradients skips steps.
+        optimiser.found_inf = (~finite).float()  # type: ignore[attr-defined]
+    elif not finite:
+        return finite
     if isinstance(optimiser, Soap):
         optimiser.step(each=each)
     else:
         optimiser.step()
-    return True
+    return finite
