@@ -27,6 +27,7 @@ from ganvas.errors import CheckpointError, SettingError, did_you_mean
 from ganvas.images import Provenance
 from ganvas.latents import label_of, latents
 from ganvas.networks import FAMILIES, build_generator
+from ganvas.networks.blocks import settle
 from ganvas.runtime import choose_machine, one_thread, usable_cores
 
 MEAN_OF = 16_384  # latents that the mean for truncation is taken of: always the same ones
@@ -39,7 +40,7 @@ class Generator:
     """A generator with what it needs to make images; build one with `Generator.load`."""
 
     def __init__(self, network: nn.Module, about: dict[str, Any], device: str) -> None:
-        self.network = network.eval().requires_grad_(False).to(device)
+        self.network = settle(network.eval().requires_grad_(False).to(device))
         self.device = device
         self.config = RunConfig.model_validate(about["config"])
         self.channels: int = about["channels"]

@@ -23,19 +23,20 @@ def uniforms(seed: int, count: int, stream: int = LATENT_STREAM) -> np.ndarray:
     return ((bits >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53
 
 
-def latent(seed: int, z_dim: int, prior: str = "normal") -> np.ndarray:
-    """Return the latent of one seed: fp32 `[z_dim]`, standard normal, or uniform on (-1, 1)."""
-    if prior == "uniform":
-        return (uniforms(seed, z_dim) * 2.0 - 1.0).astype(np.float32)
-    pairs = uniforms(seed, 2 * -(-z_dim // 2)).reshape(2, -1)
-    radius, angle = np.sqrt(-2.0 * np.log(pairs[0])), 2.0 * np.pi * pairs[1]
-    return np.concatenate([radius * np.cos(angle), radius * np.sin(angle)])[:z_dim].astype(np.float32)
-
-
 def latents(seeds: Iterable[int], z_dim: int, prior: str = "normal") -> np.ndarray:
-    """Return the latents of many seeds: fp32 `[N, z_dim]`; row i depends on the i-th seed alone."""
-    rows = [latent(seed, z_dim, prior) for seed in seeds]
-    return np.stack(rows) if rows else np.zeros((0, z_dim), np.float32)
+    """Return the latents of many seeds: fp32 `[N, z_dim]`; row i depends on the i-th seed alone.
+
+    Standard normal, or uniform on (-1, 1).
+    """
+    pairs = -(-z_dim // 2)
+    rows = [uniforms(seed, z_dim if prior == "uniform" else 2 * pairs) for seed in seeds]
+    if not rows:
+        return np.zeros((0, z_dim), np.float32)
+    numbers = np.stack(rows)
+    if prior == "uniform":
+        return (numbers * 2.0 - 1.0).astype(np.float32)
+    radius, angle = np.sqrt(-2.0 * np.log(numbers[:, :pairs])), 2.0 * np.pi * numbers[:, pairs:]
+    return np.concatenate([radius * np.cos(angle), radius * np.sin(angle)], 1)[:, :z_dim].astype(np.float32)
 
 
 def label_of(seed: int, classes: int) -> int:

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from ganvas.networks import blocks
+from ganvas.networks import blocks, style
 from ganvas.networks.blocks import Conv2d, Linear, ModulatedConv2d, activate, minibatch_deviation, normalise
 
 
@@ -219,3 +219,17 @@ def test_repetition_and_its_gradients_of_a_gpu() -> None:
         )
         assert torch.autograd.gradcheck(lambda values, f=function: f(values).pow(3), (wide,))
         assert torch.autograd.gradgradcheck(lambda values, f=function: f(values).pow(3), (wide,))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_settled_network_makes_the_same_images(dtype: torch.dtype) -> None:
+    """To the bit; and it is stored as it was."""
+    network, z = style.Generator((32, 32), 3, 16, 24, classes=2, dtype=dtype), torch.randn(3, 24)
+    label, stored = torch.tensor([0, 1, 1]), {name: one.clone() for name, one in network.state_dict().items()}
+    before = network(z, label)
+    assert blocks.settle(network) is network
+    assert all(layer.working is not None for layer in network.modules() if isinstance(layer, blocks.Equalised))
+    assert torch.equal(network(z, label), before)
+    assert all(torch.equal(one, stored[name]) for name, one in network.state_dict().items())
+    assert network.state_dict().keys() == stored.keys()

@@ -90,8 +90,9 @@ def test_old_recordings_are_let_go(fake: type[FakeRecording]) -> None:
 def test_where_nothing_can_be_recorded_steps_are_computed(fake: type[FakeRecording]) -> None:
     FakeRecording.broken = True
     play, z = Recorder(), torch.zeros(2)
-    answers: list[Any] = [play(0.0, step, z) for _ in range(WARM_UPS + 5)]
-    assert answers == ["computed"] * (WARM_UPS + 5)
+    with pytest.warns(UserWarning, match="cannot record steps") as said:
+        answers: list[Any] = [play(0.0, step, z) for _ in range(WARM_UPS + 5)]
+    assert answers == ["computed"] * (WARM_UPS + 5) and len(said) == 1
 
 
 def game(recorded: bool, device: str = "cuda", classes: int = 0, optimiser: str = "soap") -> tuple[Game, float]:

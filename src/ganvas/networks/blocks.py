@@ -47,6 +47,16 @@ class Equalised(nn.Module):
         return found[0], found[1] if len(found) > 1 else None
 
 
+def settle(network: nn.Module) -> nn.Module:
+    """Scale and cast the weights of `network`, which learns no more, once and for all; it is returned."""
+    with torch.no_grad():
+        for layer in network.modules():
+            if isinstance(layer, Equalised):
+                layer.working = None
+                layer.working = tuple(one for one in layer.ready(layer.dtype) if one is not None)
+    return network
+
+
 class _Passes(threading.local):
     """What the calling thread has said of the passes that it makes."""
 

@@ -273,13 +273,13 @@ def play_on(
 
             # Look after it: judge how it is, and save it while it is sound.
             # A GPU is still at it: by the time that the next step is on its way, it has judged this one.
-            finding = monitor.after_step(before is None or bool(before.finite))
+            finding = monitor.after_step(before is None or bool(before.finite.all()))
             if finding is None and (step + 1) % check_steps == 0:
                 with team.resting():
                     vitals = check_up.take(players.generator, players.discriminator, position.seen_images)
                 finding = monitor.after_check_up(vitals)
             due = position.seconds - last_saved.seconds > settings.save_minutes * 60
-            if due and losses.finite and not monitor.doubts:
+            if due and losses.finite.all() and not monitor.doubts:
                 last_saved = position.moment()
                 try:
                     watcher.saved(save_run(folder, plan, dataset, players, position))
@@ -287,7 +287,7 @@ def play_on(
                     finding = monitor.broken(str(error))
 
             # Tell, and carry out what the monitor asks for.
-            if (step + 1) % log_steps == 0 and losses.finite:
+            if (step + 1) % log_steps == 0 and losses.finite.all():
                 tick = make_tick(position, last_logged, progress, turn.rate, losses)
                 last_logged = position.moment()
                 log.write(tick)

@@ -68,10 +68,10 @@ class Players:
                 optimiser.recount()
 
     def learn(self, finite: Tensor, each: Each) -> None:
-        """After a step: what their optimisers find out of its gradients, if they were `finite`."""
-        for optimiser in (self.discriminator_optimiser, self.generator_optimiser):
+        """After a step: what their optimisers find out of its gradients, if they were `finite`, as `Losses` has it."""
+        for optimiser, taken in zip((self.discriminator_optimiser, self.generator_optimiser), finite, strict=True):
             if isinstance(optimiser, Soap):
-                optimiser.learn(finite, each)
+                optimiser.learn(taken, each)
 
     def set_learning_rate(self, rate: float, critic_rate: float = 1.0) -> None:
         """Set both players' step size; the discriminator's is `critic_rate` times the generator's."""

@@ -8,6 +8,7 @@ stay where they are, and the learning rate is a tensor. Whatever else changes a 
 
 from __future__ import annotations
 
+import warnings
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any
@@ -43,9 +44,13 @@ class Recorder:
         if self._able and self._calls[kind] > WARM_UPS:
             try:
                 recording = Recording(step, inputs, self._stream, self._memory)
-            except RuntimeError:  # nothing has been computed: a driver that cannot, or no memory to spare
+            except RuntimeError as error:  # nothing has been computed: a driver that cannot, or no memory to spare
                 self._able = False
                 torch.cuda.synchronize()
+                why = str(error).splitlines()[0]
+                warnings.warn(
+                    f"this GPU cannot record steps, which will take several times as long: {why}", stacklevel=2
+                )
             else:
                 self._recordings[kind] = recording
                 while len(self._recordings) > KEPT:

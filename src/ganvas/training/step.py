@@ -41,7 +41,7 @@ class Losses(NamedTuple):
     penalty: Tensor
     real_logit: Tensor
     fake_logit: Tensor
-    finite: Tensor  # whether both players' gradients were; a player whose are not does not move
+    finite: Tensor  # whether the discriminator's gradients were, and the generator's: bool [2]; else it did not move
 
 
 def to_tensor(pixels: np.ndarray | Tensor, device: str) -> Tensor:
@@ -130,7 +130,7 @@ def play(
     given = team.split(real), team.split(latents), *both, *extra
     shares, gradients = team.play(tell_apart, team.members, *given)
     with team.resting():
-        finite = move(players.discriminator_optimiser, discriminator_weights, team.average(gradients), team.each)
+        critic_finite = move(players.discriminator_optimiser, discriminator_weights, team.average(gradients), team.each)
 
     # The generator: be taken for real.
     losses, gradients = team.play(deceive, shares)
@@ -140,9 +140,9 @@ def play(
     ]
     with team.resting():
         *mean, scalars = team.average([[*own, row] for own, row in zip(gradients, told, strict=True)])
-        finite = finite & move(players.generator_optimiser, generator_weights, mean, team.each)
+        finite = move(players.generator_optimiser, generator_weights, mean, team.each)
     critic, other, smoothness, real_logit, fake_logit = scalars.unbind()
-    return Losses(critic, other, smoothness, real_logit, fake_logit, finite)
+    return Losses(critic, other, smoothness, real_logit, fake_logit, torch.stack([critic_finite, finite]))
 
 
 def judge_both(discriminator: nn.Module, real: Tensor, fake: Tensor, *label: Tensor) -> tuple[Tensor, Tensor]:
