@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ganvas.evaluate.result import Score
-from ganvas.evaluate.words import lacking, say
+from ganvas.evaluate.words import about_distance, lacking, say
 
 
 def words(samples: dict[str, Any] | None = None, **changed: Any) -> str:
@@ -293,6 +293,12 @@ def test_whatever_the_figures_there_are_three_to_seven_sentences(
     assert not any(word in line for line in said for word in ("nan", "None", "inf "))
     if any(each.copied for each in copies):
         assert any("Training pictures come back" in line for line in said[:2])
+
+
+@pytest.mark.parametrize("theirs", [0.0, 5e-324])
+def test_a_distance_of_next_to_nothing_is_not_divided_by(theirs: float) -> None:
+    line = about_distance(scores(frechet_distance=1.0), scores(frechet_distance=theirs))
+    assert "inf" not in line.text and "1.00 against" in line.text
 
 
 def test_findings_outlive_reassurances() -> None:
