@@ -31,10 +31,8 @@ PRODUCTS = (
 )  # fmt: skip
 # And parts of the names of kernels that compute them on a GPU.
 PRODUCT_KERNELS = ("gemm", "conv", "cutlass", "xmma", "nvjet", "fprop", "dgrad", "wgrad")
-PEAK_MAPS = {
-    "cpu": (64, 16),
-    "cuda": (1024, 32),
-}  # how many, and of which side: enough to keep it busy
+# How many maps, and of which side: enough to keep the device busy.
+PEAK_MAPS = {"cpu": (64, 16), "cuda": (1024, 32)}
 PEAK_SECONDS = 0.1  # of each of the eight convolutions, each round
 
 

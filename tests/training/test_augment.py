@@ -15,7 +15,7 @@ def drawn(seed: int = 0) -> torch.Generator:
 
 def changes(images: Tensor, probability: float = 1.0, seed: int = 0) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """All numbers for `images`; then those of colour, of translation and of the cut-out."""
-    every = draw_changes(len(images), probability, drawn(seed)).to(images)
+    every = draw_changes(len(images), probability, drawn(seed))[0].to(images)
     return every, *every.tensor_split((COLOUR, COLOUR + TRANSLATION), 1)
 
 

@@ -153,9 +153,9 @@ def about_distance(samples: Scores, real: Scores) -> Line:
     uneven = ""
     if (samples.count, samples.reference) != (real.count, real.reference):
         uneven = f"; that row has {real.count:,} images, the samples {samples.count:,}: read it roughly"
-    if theirs <= 0 or math.isinf(own / theirs):
+    ratio = own / theirs if theirs > 0 else math.inf
+    if math.isinf(ratio):
         return Line(f"The Fréchet distance is {figures} of real pictures{uneven}.", 0)
-    ratio = own / theirs
     if ratio < 0.8 and not uneven:
         said = "below that of other real pictures, which samples seldom reach but by copying"
     elif ratio <= 1.15:

@@ -19,12 +19,12 @@ NUMBERS = COLOUR + TRANSLATION + CUT_OUT
 
 
 def draw_changes(count: int, probability: float, random: torch.Generator) -> Tensor:
-    """What `augment` is to do with `count` images, `[count, NUMBERS]`; each of its changes with `probability`, 0 to 1.
+    """What `augment` does with `count` reals and as many fakes, `[2, count, NUMBERS]`; each with `probability`, 0 to 1.
 
     `random` is a generator of the CPU, so that the same is drawn for every device.
     """
-    numbers = torch.rand(count, NUMBERS, generator=random)
-    numbers[:, CHANCES] = (numbers[:, CHANCES] < probability).to(numbers)
+    numbers = torch.rand(2, count, NUMBERS, generator=random)
+    numbers[..., CHANCES] = (numbers[..., CHANCES] < probability).to(numbers)
     return numbers
 
 

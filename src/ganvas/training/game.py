@@ -109,7 +109,7 @@ class Game:
         changes = None
         if turn.augmentation:
             random = torch.Generator().manual_seed(turn.seed + AUGMENT_STREAM)
-            changes = draw_changes(2 * self.batch, turn.augmentation, random).view(2, self.batch, -1).to(self._device)
+            changes = draw_changes(self.batch, turn.augmentation, random).to(self._device)
         return self._pictures(indices, flips), latents, labels, changes
 
     def _pictures(self, indices: Indices, flips: Flips) -> Tensor:

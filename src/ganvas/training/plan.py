@@ -274,7 +274,7 @@ def trial(plan: Plan) -> tuple[Players, Callable[[int, bool, Team], None]]:
         now = smooth if with_penalty else None
         changes = None
         if config.training.augment:
-            changes = draw_changes(2 * images, config.training.augment, random).view(2, images, -1).to(machine.device)
+            changes = draw_changes(images, config.training.augment, random).to(machine.device)
         losses = play(players, real, latents, labels, objective, now, 1.0, 0, team, changes)
         players.learn(losses.finite, team.each)
 

@@ -129,15 +129,14 @@ class Soap(torch.optim.Adam):
             layer, gradient = one
             layer.gradient.copy_(layer.into_basis(gradient))
 
-        def leave(one: tuple[Layer, Tensor]) -> None:
-            layer, _ = one
+        def leave(layer: Layer) -> None:
             layer.step.copy_(layer.out_of_basis(layer.step))
 
         self._step.zero_()
         self._step.grad.copy_(self._whole.grad)
         each(enter, self._given())
         super().step()
-        each(leave, self._given())
+        each(leave, list(self.layers.values()))
         self._whole.add_(self._step)
 
     @torch.no_grad()
