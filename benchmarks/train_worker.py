@@ -102,7 +102,7 @@ def ours(network: str, precision: str | None, settings: Settings) -> Contender:
     def step() -> None:
         nonlocal done
         weight = float(every) if config.objective.penalty != "none" and done % every == 0 else 0.0
-        game.step(Turn(done * batch, done, rate, critic_rate=1.0, penalty=weight, augmentation=0.0))
+        game.step(Turn(done * batch, batch, done, rate, critic_rate=1.0, penalty=weight, augmentation=0.0))
         done += 1
 
     about = {

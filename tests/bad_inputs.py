@@ -127,6 +127,7 @@ _FLAGS = [
     ("unknown device", "--device tpu", "tpu", "'cpu', 'cuda' or 'mps'"),
     ("dcgan is square", "--network dcgan --size 64x96", "64x96", "try --network style"),
     ("shares do not divide", "--batch 8 --shares 3", "shares 3", "leave --shares out"),
+    ("batch does not grow to it", "--batch 32 --first-batch 12", "first-batch 12", "give half of that"),
     ("dcgan shares nothing", "--network dcgan --batch 8 --shares 2", "shares 2", "leave --shares out"),
     ("negative penalty", "--gamma -1", "gamma = -1", "at least 0"),
     ("no pictures", "--count 0", "count = 0", "at least 1"),

@@ -160,11 +160,11 @@ def test_derived_widths_are_as_written() -> None:
 def test_derived_penalties_are_as_written() -> None:
     from ganvas.training.plan import default_gamma, default_interval
 
-    found = rows("model.md", "penalty", "size", "gamma", "penalty-every")
+    found = rows("model.md", "penalty", "size", "device", "gamma", "penalty-every")
     assert len(found) >= 4
-    for penalty, size, gamma, every in found:
+    for penalty, size, device, gamma, every in found:
         height, width = config.parse_size(size)
-        now = default_gamma(penalty, height * width)
+        now = default_gamma(penalty, height * width, device)
         assert (f"{now:g}" if now is not None else "-", default_interval(penalty)) == (gamma, int(every)), penalty
 
 

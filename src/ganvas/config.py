@@ -127,18 +127,26 @@ class TrainingSettings(Settings):
     images: Annotated[int | None, Often] = Field(None, ge=1, le=10**12, description="Budget in images seen.")
     epochs: float | None = Field(None, gt=0, le=1e6, description="Budget in passes over the pictures.")
     batch: int | None = Field(
-        None, ge=2, le=65536, description="Images a step; derived: 16 on a CPU, 128 with CUDA, else 32; dcgan 64."
+        None, ge=2, le=65536, description="Images a step; derived: 64 on a CPU, 128 with CUDA, else 32; dcgan 64."
+    )
+    first_batch: int | None = Field(
+        None,
+        ge=2,
+        le=65536,
+        description="Images a step at first, doubled on the way to --batch; derived: the same, but 16 on a CPU.",
     )
     optimiser: Literal["soap", "adam"] | None = Field(
         None, description="Adam, or Adam in the eigenbases of each layer's gradients; derived: soap for style."
     )
-    learning_rate: float | None = Field(None, gt=0, le=1, description="Of both players; derived from the network.")
+    learning_rate: float | None = Field(None, gt=0, le=1, description="Of both players, at the first batch; derived.")
     beta1: float = Field(0.0, ge=0, lt=1, description="Adam's decay of the gradient's average.")
     beta2: float = Field(0.99, gt=0, lt=1, description="Adam's decay of the squared gradient's average.")
     decay_images: int | None = Field(
         None, ge=0, le=10**12, description="Images after which the learning rate falls as 1/√images; 0: never. Derived."
     )
-    anneal: float = Field(0.1, ge=0, le=1, description="Last part of the budget in which the learning rate falls to 0.")
+    anneal: float | None = Field(
+        None, ge=0, le=1, description="Last part of the budget, in which the learning rate falls to 0. Derived."
+    )
     ema_images: int | None = Field(
         None, ge=0, description="Half-life, in images, of the generator's average; 0: none. Derived from the batch."
     )

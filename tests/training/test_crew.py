@@ -197,7 +197,7 @@ def test_the_plan_counts_processes(pictures: Path, tmp_path: Path) -> None:
     data = make_config("x", data={"size": 32}).data
     dataset = prepare(open_source(pictures), data, tmp_path)
     machine = Machine("cpu", torch.float32, 2, "for a test")
-    for processes, shares in ((1, 2), (2, 4), (4, 4)):
+    for processes, shares in ((1, 2), (2, 4), (4, 8)):
         plan = derive(make_config("x", data={"size": 32}), dataset, machine, processes)
         assert plan.config.training.shares == shares
     with pytest.raises(SettingError, match="give a --batch that 3 divides"):
@@ -207,9 +207,9 @@ def test_the_plan_counts_processes(pictures: Path, tmp_path: Path) -> None:
 
 
 @given(
-    whole=st.tuples(*[st.integers(0, 2**62)] * 2), real=st.tuples(*[st.floats(0, 1e9, allow_nan=False)] * 4)
+    whole=st.tuples(*[st.integers(0, 2**62)] * 3), real=st.tuples(*[st.floats(0, 1e9, allow_nan=False)] * 4)
 )  # fmt: skip
-def test_a_turn_survives_being_told(whole: tuple[int, int], real: tuple[float, float, float, float]) -> None:
+def test_a_turn_survives_being_told(whole: tuple[int, int, int], real: tuple[float, float, float, float]) -> None:
     turn = Turn(*whole, *real)
     assert Turn.read(turn.message()) == turn
 

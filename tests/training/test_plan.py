@@ -105,23 +105,23 @@ def test_classes_need_a_network_that_learns_them(labelled: Dataset) -> None:
 def test_the_penalty_is_weighed_by_what_it_sums_over() -> None:
     """R1 and R2 sum over pixels, so their weight grows with them; wgan-gp has its paper's 10 at any size."""
     for name in ("r1", "r2", "r1+r2", "finite-difference"):
-        small, large = default_gamma(name, 64 * 64), default_gamma(name, 256 * 256)
+        small, large = (default_gamma(name, side**2, "cpu") for side in (64, 256))
         assert small and large and 0 < small < large
-    assert default_gamma("wgan-gp", 1) == default_gamma("wgan-gp", 10**6) == 10.0
-    assert default_gamma("none", 64 * 64) is None
+    assert default_gamma("wgan-gp", 1, "cpu") == default_gamma("wgan-gp", 10**6, "cuda") == 10.0
+    assert default_gamma("none", 64 * 64, "cpu") is None
     assert default_interval("wgan-gp") == 1
 
 
-def test_drawings_get_ten_times_the_penalty_of_photographs(dataset: Dataset) -> None:
+def test_drawings_get_far_more_of_the_penalty_than_photographs(dataset: Dataset) -> None:
     random = np.random.default_rng(0)
     photograph = random.integers(0, 256, (4, 32, 32, 3), dtype=np.uint8)
     drawing = np.full_like(photograph, 40)
     drawing[:, 8:20, 8:20] = photograph[:, 8:20, 8:20]
     assert plain_share(photograph[0]) < 0.01 and plain_share(drawing[0]) > PLAIN
-    for images, factor in ((photograph, 1), (drawing, 10)):
+    for images, gamma in ((photograph, 0.075), (drawing, 2.5)):
         plan = derive(make_config("d"), replace(dataset, images=images, train=np.arange(4)), MACHINE)
-        assert plan.config.objective.gamma == factor * default_gamma("r1+r2", 32 * 32)
-        assert ("plain areas" in plan.reasons["gamma"]) == (factor == 10)
+        assert plan.config.objective.gamma == gamma
+        assert ("plain areas" in plan.reasons["gamma"]) == (gamma > 1)
     asked = make_config("d", objective={"gamma": 3.0})
     assert derive(asked, dataset, MACHINE).config.objective.gamma == 3.0
 
@@ -152,8 +152,8 @@ def test_soap_is_for_style_and_needs_no_mean(dataset: Dataset, settings: dict[st
 
 def test_more_images_a_step_on_a_gpu_and_as_many_steps_before_the_rate_falls(dataset: Dataset) -> None:
     cpu, gpu = (derive(make_config("d"), dataset, replace(MACHINE, device=name)).config.training for name in DEVICES)
-    assert cpu.batch and gpu.batch and cpu.decay_images and gpu.decay_images
-    assert gpu.batch > cpu.batch and gpu.decay_images / gpu.batch == cpu.decay_images / cpu.batch
+    assert cpu.batch and cpu.first_batch and gpu.batch and cpu.decay_images and gpu.decay_images
+    assert gpu.batch > cpu.batch and gpu.decay_images / gpu.batch == cpu.decay_images / cpu.first_batch
 
 
 @given(fewer=st.integers(1, 10**7), more=st.integers(1, 10**7))
@@ -200,3 +200,34 @@ def test_the_cost_is_counted(dataset: Dataset, name: str) -> None:
     assert 2 * forward < plain.training_gflop < 3.01 * forward, "one pass of G, three of D, and their backward passes"
     share = (rarely.training_gflop - plain.training_gflop) / (always.training_gflop - plain.training_gflop)
     assert share == pytest.approx(1 / 4), "a penalty every fourth step costs a quarter"
+
+
+@pytest.mark.parametrize(
+    ("settings", "threads", "found"),
+    [
+        ({}, 2, (64, 16, 2)),
+        ({}, 8, (64, 32, 8)),  # four images a share, at first too
+        ({}, 16, (64, 64, 16)),
+        ({"batch": 32}, 2, (32, 32, 2)),  # as asked, from the first step on
+        ({"batch": 32, "first_batch": 8}, 2, (32, 8, 2)),
+        ({"optimiser": "adam"}, 2, (16, 16, 2)),
+    ],
+)
+def test_a_batch_grows_where_nobody_asked_for_one(
+    dataset: Dataset, settings: dict[str, Any], threads: int, found: tuple[int, int, int]
+) -> None:
+    plan = derive(make_config("d", training=settings), dataset, replace(MACHINE, threads=threads))
+    asked = plan.config.training
+    assert (asked.batch, asked.first_batch, asked.shares) == found
+    assert (plan.growth.first, plan.growth.last) == (asked.first_batch, asked.batch)
+    on_gpu = derive(make_config("d", training=settings), dataset, replace(MACHINE, device="cuda")).config.training
+    assert on_gpu.first_batch == settings.get("first_batch", on_gpu.batch)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"batch": 32, "first_batch": 12}, {"batch": 16, "first_batch": 32}, {"batch": 16, "first_batch": 4, "shares": 8}],
+)
+def test_a_first_batch_that_does_not_grow_to_the_last_is_refused(dataset: Dataset, settings: dict[str, int]) -> None:
+    with pytest.raises(SettingError, match=f"first-batch {settings['first_batch']}"):
+        derive(make_config("d", training=settings), dataset, MACHINE)

@@ -119,7 +119,7 @@ def game(recorded: bool, device: str = "cuda", classes: int = 0, optimiser: str 
 def played(one: Game, rate: float, steps: int, augmentation: float) -> tuple[list[Losses], Tensor]:
     """The losses of each step, and all weights in the end."""
     losses = [
-        one.step(Turn(16 * step, step, rate / (1 + step), 1.0, 8.0 * (step % 4 == 0), augmentation))
+        one.step(Turn(16 * step, 16, step, rate / (1 + step), 1.0, 8.0 * (step % 4 == 0), augmentation))
         for step in range(steps)
     ]
     return losses, torch.cat([tensor.detach().flatten().double().cpu() for tensor in one.players.everything()])
@@ -155,7 +155,7 @@ def test_pictures_that_lie_on_the_device_are_those_that_are_gathered() -> None:
     """Which is where they lie on a GPU; here the CPU is the device."""
     one, _ = game(False, "cpu")
     for position in (0, 16, 56):  # the last meets the next epoch
-        indices, flips = one._batches.batch(position)
+        indices, flips = one._batches.take(position, 16)
         assert flips.any() and not flips.all()
         one._resident = None
         gathered = one._pictures(indices, flips)
@@ -165,7 +165,7 @@ def test_pictures_that_lie_on_the_device_are_those_that_are_gathered() -> None:
 
 def test_a_turn_says_what_augmentation_does() -> None:
     one, rate = game(False, "cpu")
-    turn = Turn(0, 5, rate, 1.0, 0.0, 0.5)
+    turn = Turn(0, 16, 5, rate, 1.0, 0.0, 0.5)
     *_, first = one._draw(turn)
     *_, again = one._draw(turn)
     *_, other = one._draw(turn._replace(seed=6))

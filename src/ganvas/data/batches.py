@@ -27,11 +27,11 @@ class Batches:
     keep between versions: the permutation sorts it, and the mirrored half is its lowest bit.
     """
 
-    def __init__(self, size: int, batch_size: int, seed: int, flip: bool) -> None:
-        """Take the number of training pictures and of images in a batch (both >= 1); ValueError otherwise."""
-        if size < 1 or batch_size < 1:
-            raise ValueError(f"size={size} and batch_size={batch_size} must both be at least 1")
-        self.size, self.batch_size, self.seed, self.flip = size, batch_size, seed, flip
+    def __init__(self, size: int, seed: int, flip: bool) -> None:
+        """Take the number of training pictures, at least 1; ValueError otherwise."""
+        if size < 1:
+            raise ValueError(f"size={size} must be at least 1")
+        self.size, self.seed, self.flip = size, seed, flip
         self._epochs: OrderedDict[int, tuple[Indices, Flips]] = OrderedDict()
 
     def take(self, position: int, count: int) -> tuple[Indices, Flips]:
@@ -51,10 +51,6 @@ class Batches:
             flips[done : done + length] = mirrored[start : start + length]
             done += length
         return indices, flips
-
-    def batch(self, position: int) -> tuple[Indices, Flips]:
-        """Return the batch that begins after `position` images: `take(position, batch_size)`."""
-        return self.take(position, self.batch_size)
 
     def _epoch(self, epoch: int) -> tuple[Indices, Flips]:
         """Return the order of one epoch and who is mirrored in it; the last two are kept."""

@@ -29,6 +29,7 @@ class Turn(NamedTuple):
     """Everything about a step that does not follow from the configuration."""
 
     seen_images: int  # before it
+    batch: int  # images in it
     seed: int  # of all that is drawn in it
     rate: float  # the generator's learning rate
     critic_rate: float  # the discriminator's, as a multiple of it
@@ -45,7 +46,7 @@ class Turn(NamedTuple):
         return cls(*LAYOUT.unpack(message))
 
 
-LAYOUT = struct.Struct("<2q4d")  # a turn's numbers at full precision
+LAYOUT = struct.Struct("<3q4d")  # a turn's numbers at full precision
 
 
 class Game:
@@ -53,16 +54,15 @@ class Game:
 
     def __init__(self, plan: Plan, dataset: Dataset, players: Players, team: Team) -> None:
         config, settings = plan.config, plan.config.training
-        assert settings.batch is not None and config.network.z_dim is not None
-        self.players, self.team = players, team
-        self.batch, self.z_dim = settings.batch, config.network.z_dim
+        assert config.network.z_dim is not None
+        self.players, self.team, self.z_dim = players, team, config.network.z_dim
         self.objective = adversarial(config.objective.objective)
         # Where none was asked for, R1 stands by: a turn brings it if the monitor finds that it takes one.
         kind, gamma = config.objective.penalty, config.objective.gamma
         self.penalty = default_r1(dataset.images) if kind == "none" else penalty(kind, gamma=gamma)
         self._dataset, self._device, self._ema_images = dataset, plan.machine.device, settings.ema_images
         self.prior = FAMILIES[config.network.network].prior
-        self._batches = Batches(len(dataset.train), settings.batch, settings.seed, bool(config.data.flip))
+        self._batches = Batches(len(dataset.train), settings.seed, bool(config.data.flip))
         labels = dataset.labels if plan.classes else None
         self._labels = torch.from_numpy(labels[dataset.train]) if labels is not None else None
         self._resident: Tensor | None = None
@@ -81,10 +81,10 @@ class Game:
         """
         with exhaustion():
             losses = self._play(turn)
-        halving = half_life(self.batch, turn.seen_images + self.batch, self._ema_images)
+        halving = half_life(turn.batch, turn.seen_images + turn.batch, self._ema_images)
         with self.team.resting():
             self.players.learn(losses.finite, self.team.each)
-            update_average(self.players.average, self.players.generator, self.batch, halving)
+            update_average(self.players.average, self.players.generator, turn.batch, halving)
         return losses
 
     def _play(self, turn: Turn) -> Losses:
@@ -98,18 +98,18 @@ class Game:
         inputs = self._draw(turn)
         if self._recorder is None or (smooth is not None and smooth.draws):
             return step(*inputs)
-        return self._recorder(turn.penalty, step, *inputs)
+        return self._recorder((turn.penalty, turn.batch), step, *inputs)
 
     def _draw(self, turn: Turn) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
         """What a turn is played on: pictures, latents, labels where there are classes, and what augmentation does."""
-        indices, flips = self._batches.batch(turn.seen_images)
+        indices, flips = self._batches.take(turn.seen_images, turn.batch)
         random = torch.Generator().manual_seed(turn.seed)
-        latents = draw_latents(self.prior, self.batch, self.z_dim, random, self._device)
+        latents = draw_latents(self.prior, turn.batch, self.z_dim, random, self._device)
         labels = self._labels[indices].to(self._device) if self._labels is not None else None
         changes = None
         if turn.augmentation:
             random = torch.Generator().manual_seed(turn.seed + AUGMENT_STREAM)
-            changes = draw_changes(self.batch, turn.augmentation, random).to(self._device)
+            changes = draw_changes(turn.batch, turn.augmentation, random).to(self._device)
         return self._pictures(indices, flips), latents, labels, changes
 
     def _pictures(self, indices: Indices, flips: Flips) -> Tensor:

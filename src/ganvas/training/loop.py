@@ -51,7 +51,7 @@ from ganvas.training.team import Team
 from ganvas.training.vitals import IMAGES, CheckUp, Vitals
 
 LOG_STEPS = 25  # steps from one row of metrics to the next; on a GPU ten times as many, which take less time
-GPU_CHECK_STEPS = 150  # from one check-up to the next, at least: as many as between two of a batch of 16
+GPU_CHECK_STEPS = 150  # from one check-up to the next, at least: as many as between two with 16 images a step
 
 
 class Watcher:
@@ -184,8 +184,8 @@ def play_on(
 ) -> Run:
     """The loop. Everything random in a step follows from the seed and the images seen, so a resume is exact."""
     config, machine, settings = plan.config, plan.machine, plan.config.training
-    batch, rate, every = settings.batch, settings.learning_rate, config.objective.penalty_every
-    assert batch is not None and rate is not None and every is not None and config.network.z_dim is not None
+    rate, every, anneal, growth = settings.learning_rate, config.objective.penalty_every, settings.anneal, plan.growth
+    assert rate is not None and every is not None and anneal is not None and config.network.z_dim is not None
 
     players = make_players(config, plan.channels, len(plan.classes), machine)
     position = resume(folder, plan, dataset, players)
@@ -228,9 +228,9 @@ def play_on(
         count = min(IMAGES, len(dataset.train))
         look = torch.from_numpy(latents(range(count), config.network.z_dim, game.prior)).to(machine.device)
         check_up = CheckUp(dataset, look, len(plan.classes))
-        check_steps, log_steps = max(1, CHECK_IMAGES // batch), LOG_STEPS
+        check_images, log_steps = CHECK_IMAGES, LOG_STEPS
         if machine.device == "cuda":
-            check_steps, log_steps = max(GPU_CHECK_STEPS, check_steps), 10 * LOG_STEPS
+            check_images, log_steps = max(GPU_CHECK_STEPS * growth.last, check_images), 10 * LOG_STEPS
         while True:
             position.seconds = stopwatch.seconds()
             progress = budget_used(position.moment(), settings.minutes, limit)
@@ -257,24 +257,25 @@ def play_on(
                 break
 
             # One step. The learning rate is constant, falls slowly, and then to zero as the budget runs out.
-            falling = annealed(progress, settings.anneal) * decayed(position.seen_images, settings.decay_images or 0)
-            step = position.seen_images // batch
+            falling = annealed(progress, anneal) * decayed(position.seen_images, settings.decay_images or 0)
+            step, batch = growth.steps(position.seen_images), growth.batch(position.seen_images)
             turn = Turn(
                 position.seen_images,
+                batch,
                 seed=(seed_after(monitor, plan) << 31) ^ position.seen_images,
-                rate=rate * falling * monitor.care.rate,
+                rate=rate * growth.pace(batch) * falling * monitor.care.rate,
                 critic_rate=monitor.care.critic_rate,
                 penalty=penalty_weight(config.objective.penalty, every, step, monitor.care.penalty),
                 augmentation=min(MOST, (settings.augment or 0.0) + monitor.care.augmentation),
             )
             crew.say(turn.message())
             before, losses = losses, game.step(turn)
-            position.seen_images += batch
+            position.seen_images += turn.batch
 
             # Look after it: judge how it is, and save it while it is sound.
             # A GPU is still at it: by the time that the next step is on its way, it has judged this one.
             finding = monitor.after_step(before is None or bool(before.finite.all()))
-            if finding is None and (step + 1) % check_steps == 0:
+            if finding is None and position.seen_images // check_images > turn.seen_images // check_images:
                 with team.resting():
                     vitals = check_up.take(players.generator, players.discriminator, position.seen_images)
                 finding = monitor.after_check_up(vitals)
@@ -331,7 +332,7 @@ def follow(source: Source, folder: Path, crew: Crew) -> Run:
                 else:
                     turn = Turn.read(message)
                     game.step(turn)
-                    seen_images = turn.seen_images + game.batch
+                    seen_images = turn.seen_images + turn.batch
     return Run(folder, seen_images, 0.0)
 
 

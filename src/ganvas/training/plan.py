@@ -16,18 +16,20 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-from ganvas.config import BUDGETS, DEFAULT_MINUTES, DataSettings, RunConfig, Settings
+from ganvas.config import BUDGETS, DEFAULT_MINUTES, DataSettings, RunConfig, Settings, TrainingSettings
 from ganvas.data.cache import Dataset
 from ganvas.errors import SettingError
 from ganvas.networks import FAMILIES, check, width_for
 from ganvas.objectives import Penalty, adversarial, penalty
 from ganvas.runtime import Machine
 from ganvas.training.augment import draw_changes
+from ganvas.training.growth import Growth
 from ganvas.training.players import Players, make_players
 from ganvas.training.step import draw_latents, play, to_tensor
-from ganvas.training.team import Team, shares_for
+from ganvas.training.team import SMALLEST, Team, shares_for
 
 Group = TypeVar("Group", bound=Settings)
+FIRST, LARGEST = 16, 64  # images a step, on a CPU
 PLAIN, PLAIN_OF = 0.5, 1000  # share of equal neighbours from which on pictures are drawn; pictures that are looked at
 
 
@@ -42,6 +44,13 @@ class Plan:
     pictures: int  # that training sees
     reasons: dict[str, str] = field(default_factory=dict)  # setting -> one line
     at_once: int | None = None  # shares of a batch in memory at the same time; None: all of this process's
+
+    @property
+    def growth(self) -> Growth:
+        """How many images each step takes."""
+        first, last = self.config.training.first_batch, self.config.training.batch
+        assert first is not None and last is not None
+        return Growth(first, last)
 
 
 def derive(config: RunConfig, dataset: Dataset, machine: Machine, processes: int = 1) -> Plan:
@@ -75,30 +84,28 @@ def derive(config: RunConfig, dataset: Dataset, machine: Machine, processes: int
     objective = fill(
         config.objective,
         reasons,
-        gamma=(default_gamma(kind, height * width, plain > PLAIN), why_gamma(plain)),
+        gamma=(default_gamma(kind, height * width, device, plain > PLAIN), why_gamma(plain)),
         penalty_every=(default_interval(kind), "steps from one penalty to the next, which weighs so many times more"),
     )
     penalty(kind, gamma=objective.gamma)
     optimiser = config.training.optimiser or default_optimiser(name, device, config.training.beta1)
     check_optimiser(optimiser, name, config.training.beta1)
-    batch = config.training.batch or default_batch(name, device)
+    batch, first, shares = decide_batch(config.training, name, optimiser, machine, processes)
     training = fill(
         config.training,
         reasons,
         batch=(batch, f"for {name} on a {device}"),
+        first_batch=(first, why_first(first, batch)),
         optimiser=(optimiser, f"for {name} on a {device}"),
-        learning_rate=(default_rate(name, optimiser), f"for {name} with {optimiser}, at this batch"),
-        decay_images=(default_decay(name, batch), "images after which the learning rate falls as 1/√images; 0: never"),
+        learning_rate=(default_rate(name, optimiser), f"for {name} with {optimiser}, at the first batch"),
+        decay_images=(default_decay(name, first), "images after which the learning rate falls as 1/√images; 0: never"),
+        anneal=(default_anneal(device), "last part of the budget, over which the learning rate falls to zero"),
         augment=(
             default_augmentation(pictures),
             f"for {pictures:,} pictures: the fewer, the sooner they are learned by heart",
         ),
         interventions=(name != "dcgan", f"answers to what goes wrong, for {name}"),
     )
-    assert training.batch is not None
-    each = shares_for(max(1, training.batch // processes), machine.threads, device, family.divisible)
-    shares = training.shares or processes * each
-    check_shares(shares, training.batch, name, family.divisible, processes)
     precision = "bf16" if machine.dtype == torch.bfloat16 else "fp32"
     found = {"shares": shares, "device": device, "precision": precision, "threads": machine.threads}
     if all(getattr(training, budget) is None for budget in BUDGETS):
@@ -114,6 +121,24 @@ def fill(group: Group, reasons: dict[str, str], **derived: tuple[Any, str]) -> G
     missing = {name: found for name, found in derived.items() if getattr(group, name) is None and found[0] is not None}
     reasons.update({name: f"{value}: {reason}" for name, (value, reason) in missing.items()})
     return group.model_copy(update={name: value for name, (value, _) in missing.items()})
+
+
+def decide_batch(
+    asked: TrainingSettings, network: str, optimiser: str, machine: Machine, processes: int
+) -> tuple[int, int, int]:
+    """Images a step, those at first, and into how many shares both are cut. Raises SettingError where that is uneven.
+
+    A batch grows where nobody asked for one: on a CPU, with SOAP.
+    """
+    grows = network == "style" and machine.device == "cpu" and optimiser == "soap"
+    batch = asked.batch or (LARGEST if grows else default_batch(network, machine.device))
+    divisible = FAMILIES[network].divisible
+    each = shares_for(max(1, batch // processes), machine.threads, machine.device, divisible)
+    shares = asked.shares or processes * each
+    check_shares(shares, batch, network, divisible, processes)
+    first = asked.first_batch or (default_first(batch, shares) if grows and asked.batch is None else batch)
+    check_first(first, batch, shares)
+    return batch, first, shares
 
 
 def check_shares(shares: int, batch: int, network: str, divisible: bool, processes: int = 1) -> None:
@@ -134,6 +159,16 @@ def check_shares(shares: int, batch: int, network: str, divisible: bool, process
         )
 
 
+def check_first(first: int, batch: int, shares: int) -> None:
+    """Raise SettingError unless `first` doubled some times is `batch`, and is cut into `shares` evenly."""
+    if not Growth.fits(first, batch):
+        raise SettingError(
+            f"first-batch {first}: doubled some times it must be the batch, {batch}; give half of that, or leave it out"
+        )
+    if first % shares:
+        raise SettingError(f"first-batch {first}: {shares} shares do not divide it; leave it out, or give --shares")
+
+
 def check_optimiser(optimiser: str, network: str, beta1: float) -> None:
     """Raise SettingError where `optimiser` cannot train `network` with that β₁."""
     if optimiser != "soap":
@@ -145,14 +180,27 @@ def check_optimiser(optimiser: str, network: str, beta1: float) -> None:
 
 
 def default_batch(network: str, device: str) -> int:
-    """Images a step: few on a CPU, where minutes buy few images and more steps make more of each.
+    """Images a step that do not grow: few on a CPU, where minutes buy few and more steps make more of each.
 
     A CUDA device is not even busy with fewer than so many. `dcgan` keeps the 64 of its source: batch normalisation
     needs them.
     """
     if network == "dcgan":
         return 64
-    return {"cpu": 16, "cuda": 128}.get(device, 32)
+    return {"cpu": FIRST, "cuda": 128}.get(device, 32)
+
+
+def default_first(batch: int, shares: int) -> int:
+    """Images a step at first, on a CPU, which is as busy with few: `batch` halved down to 16, or to 4 a share."""
+    first = batch
+    while first % 2 == 0 and first // 2 >= max(FIRST, SMALLEST * shares) and first // 2 % shares == 0:
+        first //= 2
+    return first
+
+
+def why_first(first: int, batch: int) -> str:
+    """The reason that a plan gives for it."""
+    return "the batch does not grow" if first == batch else f"images a step at first, doubled on the way to {batch}"
 
 
 def default_optimiser(network: str, device: str, beta1: float) -> str:
@@ -175,21 +223,31 @@ def default_decay(network: str, batch: int) -> int:
     return 12_500 * batch if network == "style" else 0
 
 
+def default_anneal(device: str) -> float:
+    """Last part of the budget, over which the learning rate falls to zero: half on a CPU, else a tenth.
+
+    docs/recipe.md has what it brings there; with the many images of a GPU only the tenth was tried.
+    """
+    return 0.5 if device == "cpu" else 0.1
+
+
 def default_augmentation(pictures: int) -> float:
     """Probability of each change to what the discriminator sees: it learns few pictures by heart within minutes."""
     return 0.5 if pictures < 1_000 else 0.2 if pictures < 3_000 else 0.0
 
 
-def default_gamma(name: str, pixels: int, drawn: bool = False) -> float | None:
+def default_gamma(name: str, pixels: int, device: str, drawn: bool = False) -> float | None:
     """Weight of the penalty: 10 for wgan-gp (Gulrajani et al. 2017), else 1 at 64×64, in proportion to the pixels.
 
-    The slope that it weighs is summed over pixels. Ten times that for pictures that are `drawn`, of plain areas: there
-    the least unevenness gives a generated one away, and a critic that is let to see it teaches nothing else.
+    The slope that it weighs is summed over pixels. With R1 + R2 on a CPU 0.3 of that: in the few images that it has
+    time for, a critic that may be steeper brings more variety. Ten times for pictures that are `drawn`, of plain areas:
+    there the least unevenness gives a generated one away, and a critic that is let to see it teaches nothing else.
     docs/recipe.md has the measurements.
     """
     if name == "none":
         return None
-    return 10.0 if name == "wgan-gp" else round((10 if drawn else 1) * pixels / 64**2, 4)
+    photographs = 0.3 if name == "r1+r2" and device == "cpu" else 1.0
+    return 10.0 if name == "wgan-gp" else round((10.0 if drawn else photographs) * pixels / 64**2, 4)
 
 
 def why_gamma(plain: float) -> str:
@@ -206,7 +264,7 @@ def plain_share(image: np.ndarray) -> float:
 def default_r1(images: np.ndarray) -> Penalty:
     """R1 at its default γ for pictures `[N, H, W, C]`: what a critic's slope is held against."""
     height, width = images.shape[1:3]
-    return penalty("r1", gamma=default_gamma("r1", height * width))
+    return penalty("r1", gamma=default_gamma("r1", height * width, "cpu"))
 
 
 def default_interval(name: str) -> int:
