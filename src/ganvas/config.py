@@ -127,7 +127,7 @@ class TrainingSettings(Settings):
     images: Annotated[int | None, Often] = Field(None, ge=1, le=10**12, description="Budget in images seen.")
     epochs: float | None = Field(None, gt=0, le=1e6, description="Budget in passes over the pictures.")
     batch: int | None = Field(
-        None, ge=2, le=65536, description="Images a step; derived: 64 on a CPU, 128 with CUDA, else 32; dcgan 64."
+        None, ge=2, le=65536, description="Images a step; derived: 16 to 64 on a CPU, 128 with CUDA, else 32; dcgan 64."
     )
     first_batch: int | None = Field(
         None,

@@ -105,14 +105,14 @@ def test_classes_need_a_network_that_learns_them(labelled: Dataset) -> None:
 def test_the_penalty_is_weighed_by_what_it_sums_over() -> None:
     """R1 and R2 sum over pixels, so their weight grows with them; wgan-gp has its paper's 10 at any size."""
     for name in ("r1", "r2", "r1+r2", "finite-difference"):
-        small, large = (default_gamma(name, side**2, "cpu") for side in (64, 256))
+        small, large = (default_gamma(name, side**2) for side in (64, 256))
         assert small and large and 0 < small < large
-    assert default_gamma("wgan-gp", 1, "cpu") == default_gamma("wgan-gp", 10**6, "cuda") == 10.0
-    assert default_gamma("none", 64 * 64, "cpu") is None
+    assert default_gamma("wgan-gp", 1) == default_gamma("wgan-gp", 10**6, growing=True) == 10.0
+    assert default_gamma("none", 64 * 64) is None
     assert default_interval("wgan-gp") == 1
 
 
-def test_drawings_get_far_more_of_the_penalty_than_photographs(dataset: Dataset) -> None:
+def test_drawings_get_far_more_of_the_penalty_than_photographs_and_small_batches(dataset: Dataset) -> None:
     random = np.random.default_rng(0)
     photograph = random.integers(0, 256, (4, 32, 32, 3), dtype=np.uint8)
     drawing = np.full_like(photograph, 40)
@@ -122,6 +122,10 @@ def test_drawings_get_far_more_of_the_penalty_than_photographs(dataset: Dataset)
         plan = derive(make_config("d"), replace(dataset, images=images, train=np.arange(4)), MACHINE)
         assert plan.config.objective.gamma == gamma
         assert ("plain areas" in plan.reasons["gamma"]) == (gamma > 1)
+        training = plan.config.training
+        assert (training.first_batch, training.batch, training.anneal) == (
+            (16, 16, 0.1) if gamma > 1 else (16, 64, 0.5)
+        )
     asked = make_config("d", objective={"gamma": 3.0})
     assert derive(asked, dataset, MACHINE).config.objective.gamma == 3.0
 

@@ -78,19 +78,18 @@ def derive(config: RunConfig, dataset: Dataset, machine: Machine, processes: int
         width=(width_for(size, pictures, device), shape),
         z_dim=(family.z_dim, f"what {name} is made for"),
     )
-    kind, plain = config.objective.penalty, 0.0
-    if config.objective.gamma is None:
-        plain = fmean(plain_share(dataset.images[index]) for index in dataset.train[:PLAIN_OF])
+    kind, plain = config.objective.penalty, fmean(plain_share(dataset.images[i]) for i in dataset.train[:PLAIN_OF])
+    optimiser = config.training.optimiser or default_optimiser(name, device, config.training.beta1)
+    check_optimiser(optimiser, name, config.training.beta1)
+    growing = batch_grows(name, device, optimiser, plain > PLAIN)
     objective = fill(
         config.objective,
         reasons,
-        gamma=(default_gamma(kind, height * width, device, plain > PLAIN), why_gamma(plain)),
+        gamma=(default_gamma(kind, height * width, growing, plain > PLAIN), why_gamma(plain)),
         penalty_every=(default_interval(kind), "steps from one penalty to the next, which weighs so many times more"),
     )
     penalty(kind, gamma=objective.gamma)
-    optimiser = config.training.optimiser or default_optimiser(name, device, config.training.beta1)
-    check_optimiser(optimiser, name, config.training.beta1)
-    batch, first, shares = decide_batch(config.training, name, optimiser, machine, processes)
+    batch, first, shares = decide_batch(config.training, name, growing, machine, processes)
     training = fill(
         config.training,
         reasons,
@@ -99,7 +98,7 @@ def derive(config: RunConfig, dataset: Dataset, machine: Machine, processes: int
         optimiser=(optimiser, f"for {name} on a {device}"),
         learning_rate=(default_rate(name, optimiser), f"for {name} with {optimiser}, at the first batch"),
         decay_images=(default_decay(name, first), "images after which the learning rate falls as 1/√images; 0: never"),
-        anneal=(default_anneal(device), "last part of the budget, over which the learning rate falls to zero"),
+        anneal=(default_anneal(growing), "last part of the budget, over which the learning rate falls to zero"),
         augment=(
             default_augmentation(pictures),
             f"for {pictures:,} pictures: the fewer, the sooner they are learned by heart",
@@ -123,14 +122,22 @@ def fill(group: Group, reasons: dict[str, str], **derived: tuple[Any, str]) -> G
     return group.model_copy(update={name: value for name, (value, _) in missing.items()})
 
 
+def batch_grows(network: str, device: str, optimiser: str, drawn: bool) -> bool:
+    """Whether a run takes the recipe with a growing batch, which docs/recipe.md has for `style` with SOAP on a CPU.
+
+    Its penalty is lighter, and its rate falls over half of the budget. Pictures that are `drawn` were
+    worse for it: their critic is ahead as it is.
+    """
+    return network == "style" and device == "cpu" and optimiser == "soap" and not drawn
+
+
 def decide_batch(
-    asked: TrainingSettings, network: str, optimiser: str, machine: Machine, processes: int
+    asked: TrainingSettings, network: str, grows: bool, machine: Machine, processes: int
 ) -> tuple[int, int, int]:
     """Images a step, those at first, and into how many shares both are cut. Raises SettingError where that is uneven.
 
-    A batch grows where nobody asked for one: on a CPU, with SOAP.
+    A batch that `grows` does so where nobody asked for one.
     """
-    grows = network == "style" and machine.device == "cpu" and optimiser == "soap"
     batch = asked.batch or (LARGEST if grows else default_batch(network, machine.device))
     divisible = FAMILIES[network].divisible
     each = shares_for(max(1, batch // processes), machine.threads, machine.device, divisible)
@@ -223,12 +230,12 @@ def default_decay(network: str, batch: int) -> int:
     return 12_500 * batch if network == "style" else 0
 
 
-def default_anneal(device: str) -> float:
-    """Last part of the budget, over which the learning rate falls to zero: half on a CPU, else a tenth.
+def default_anneal(growing: bool) -> float:
+    """Last part of the budget, over which the learning rate falls to zero: half with a `growing` batch, else a tenth.
 
     docs/recipe.md has what it brings there; with the many images of a GPU only the tenth was tried.
     """
-    return 0.5 if device == "cpu" else 0.1
+    return 0.5 if growing else 0.1
 
 
 def default_augmentation(pictures: int) -> float:
@@ -236,17 +243,17 @@ def default_augmentation(pictures: int) -> float:
     return 0.5 if pictures < 1_000 else 0.2 if pictures < 3_000 else 0.0
 
 
-def default_gamma(name: str, pixels: int, device: str, drawn: bool = False) -> float | None:
+def default_gamma(name: str, pixels: int, growing: bool = False, drawn: bool = False) -> float | None:
     """Weight of the penalty: 10 for wgan-gp (Gulrajani et al. 2017), else 1 at 64×64, in proportion to the pixels.
 
-    The slope that it weighs is summed over pixels. With R1 + R2 on a CPU 0.3 of that: in the few images that it has
-    time for, a critic that may be steeper brings more variety. Ten times for pictures that are `drawn`, of plain areas:
+    The slope that it weighs is summed over pixels. With R1 + R2 and a `growing` batch 0.3 of that: in few images, a
+    critic that may be steeper brings more variety. Ten times for pictures that are `drawn`, of plain areas:
     there the least unevenness gives a generated one away, and a critic that is let to see it teaches nothing else.
     docs/recipe.md has the measurements.
     """
     if name == "none":
         return None
-    photographs = 0.3 if name == "r1+r2" and device == "cpu" else 1.0
+    photographs = 0.3 if name == "r1+r2" and growing else 1.0
     return 10.0 if name == "wgan-gp" else round((10.0 if drawn else photographs) * pixels / 64**2, 4)
 
 
@@ -264,7 +271,7 @@ def plain_share(image: np.ndarray) -> float:
 def default_r1(images: np.ndarray) -> Penalty:
     """R1 at its default γ for pictures `[N, H, W, C]`: what a critic's slope is held against."""
     height, width = images.shape[1:3]
-    return penalty("r1", gamma=default_gamma("r1", height * width, "cpu"))
+    return penalty("r1", gamma=default_gamma("r1", height * width))
 
 
 def default_interval(name: str) -> int:
