@@ -23,7 +23,7 @@ from ganvas.training.memory import BASE_BYTES, Held, Need, exhaustion, fit, free
 from ganvas.training.plan import Plan, derive, trial
 from ganvas.training.players import make_players
 from ganvas.training.step import play
-from ganvas.training.team import Team
+from ganvas.training.team import SMALLEST, Team
 
 KIB = 1024
 SMALL = {"network": {"width": 8, "z_dim": 8}, "training": {"batch": 16, "minutes": 1.0}}
@@ -257,3 +257,15 @@ def test_a_run_in_turns_ends_with_the_same_bits(
     for part, tensors in ends[0].items():
         for name, tensor in tensors.items():
             assert torch.equal(tensor, ends[1][part][name]), name
+
+
+def test_more_shares_begin_with_more_images(dataset: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A share needs some images to see how much they vary, in the first steps too."""
+    asked = make_config("x", data={"size": 32}, network={"width": 8, "z_dim": 8}, training={"minutes": 1.0})
+    plan = derive(asked, dataset, Machine("cpu", torch.float32, 2, "for a test"))
+    assert (plan.config.training.shares, plan.config.training.first_batch) == (2, 16)
+    monkeypatch.setattr(memory, "measure_need", lambda plan: NEED)
+    monkeypatch.setattr(memory, "free_bytes", lambda device: BASE_BYTES + memory.SPARE * 8 * 1e6)
+    fitted = fit(plan, True).config.training
+    assert fitted.shares is not None and fitted.first_batch is not None and fitted.batch == 64
+    assert fitted.shares > 2 and fitted.first_batch // fitted.shares == SMALLEST

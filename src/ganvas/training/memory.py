@@ -193,7 +193,11 @@ def fit(plan: Plan, may_cut: bool, processes: int = 1) -> Plan:
             )
         shares *= 2
     at_once = next(count for count in range(before // processes, 0, -1) if takes(count) <= free)
-    changed = config.model_copy(update={"training": config.training.model_copy(update={"shares": shares})})
+    first = config.training.first_batch or batch
+    while first < batch and first < SMALLEST * shares:  # at first, too, a share needs as many
+        first *= 2
+    cut = {"shares": shares, "first_batch": first}
+    changed = config.model_copy(update={"training": config.training.model_copy(update=cut)})
     reasons = dict(plan.reasons)
     if at_once < shares // processes:
         reasons["shares"] = f"{shares}, {at_once} at once: {_gb(free)} of memory are free"

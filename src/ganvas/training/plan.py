@@ -81,7 +81,7 @@ def derive(config: RunConfig, dataset: Dataset, machine: Machine, processes: int
     kind, plain = config.objective.penalty, fmean(plain_share(dataset.images[i]) for i in dataset.train[:PLAIN_OF])
     optimiser = config.training.optimiser or default_optimiser(name, device, config.training.beta1)
     check_optimiser(optimiser, name, config.training.beta1)
-    growing = batch_grows(name, device, optimiser, plain > PLAIN)
+    growing = config.training.batch is None and batch_grows(name, device, optimiser, plain > PLAIN)
     objective = fill(
         config.objective,
         reasons,
@@ -123,10 +123,10 @@ def fill(group: Group, reasons: dict[str, str], **derived: tuple[Any, str]) -> G
 
 
 def batch_grows(network: str, device: str, optimiser: str, drawn: bool) -> bool:
-    """Whether a run takes the recipe with a growing batch, which docs/recipe.md has for `style` with SOAP on a CPU.
+    """Whether a run whose batch nobody asked for takes the recipe with a growing one, which docs/recipe.md has.
 
-    Its penalty is lighter, and its rate falls over half of the budget. Pictures that are `drawn` were
-    worse for it: their critic is ahead as it is.
+    It is for `style` with SOAP on a CPU: with a lighter penalty, and a rate that falls over half of the budget.
+    Pictures that are `drawn` were worse for it: their critic is ahead as it is.
     """
     return network == "style" and device == "cpu" and optimiser == "soap" and not drawn
 
@@ -134,16 +134,13 @@ def batch_grows(network: str, device: str, optimiser: str, drawn: bool) -> bool:
 def decide_batch(
     asked: TrainingSettings, network: str, grows: bool, machine: Machine, processes: int
 ) -> tuple[int, int, int]:
-    """Images a step, those at first, and into how many shares both are cut. Raises SettingError where that is uneven.
-
-    A batch that `grows` does so where nobody asked for one.
-    """
+    """Images a step, those at first, and how many shares both are cut into; raises SettingError where it is uneven."""
     batch = asked.batch or (LARGEST if grows else default_batch(network, machine.device))
     divisible = FAMILIES[network].divisible
     each = shares_for(max(1, batch // processes), machine.threads, machine.device, divisible)
     shares = asked.shares or processes * each
     check_shares(shares, batch, network, divisible, processes)
-    first = asked.first_batch or (default_first(batch, shares) if grows and asked.batch is None else batch)
+    first = asked.first_batch or (default_first(batch, shares) if grows else batch)
     check_first(first, batch, shares)
     return batch, first, shares
 
