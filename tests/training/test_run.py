@@ -62,8 +62,8 @@ def test_a_new_budget_replaces_the_old(budget: dict[str, Any]) -> None:
 OTHERS: dict[str, Any] = {
     "size": "96x64", "fit": "pad", "channels": "grey", "background": "#000000", "classes": True, "flip": False,
     "count": 5, "max_megapixels": 1.0, "network": "dcgan", "width": 24, "z_dim": 64, "objective": "hinge",
-    "penalty": "none", "gamma": 2.0, "penalty_every": 2, "batch": 16, "learning_rate": 0.5, "beta1": 0.5,
-    "beta2": 0.5, "anneal": 0.0, "ema_images": 5, "augment": 0.5, "decay_images": 9, "seed": 8,
+    "penalty": "none", "gamma": 2.0, "penalty_every": 2, "batch": 16, "first_batch": 16, "learning_rate": 0.5,
+    "beta1": 0.5, "beta2": 0.5, "anneal": 0.0, "ema_images": 5, "augment": 0.5, "decay_images": 9, "seed": 8,
     "samples": 9, "frames": 7, "shares": 2, "optimiser": "adam",
 }  # fmt: skip
 
