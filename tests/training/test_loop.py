@@ -18,7 +18,7 @@ import ganvas
 from ganvas.checkpoint import load_latest
 from ganvas.errors import SettingError, TrainingError
 from ganvas.networks import build
-from ganvas.training import game, loop
+from ganvas.training import game, growth, loop
 from ganvas.training.loop import Watcher, annealed, budget_used, decayed, penalty_weight, train
 from ganvas.training.run import Moment
 
@@ -154,6 +154,25 @@ def test_the_learning_rate_falls_to_zero_at_the_end(
     monkeypatch.setattr(game, "play", watch)
     train(pictures, tmp_path / "run", images=40, anneal=0.5, learning_rate=0.01, **tiny)
     assert rates == pytest.approx([0.01] * 6 + [0.008, 0.006, 0.004, 0.002])
+
+
+def test_a_batch_that_grows_is_played_and_the_rate_with_it(
+    pictures: Path, tmp_path: Path, tiny: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Doubled after 4 images and after 16."""
+    played: list[tuple[int, int, float]] = []
+    real = game.Game.step
+
+    def watch(self: game.Game, turn: game.Turn) -> Any:
+        played.append((turn.seen_images, len(self._draw(turn)[0]), turn.rate))
+        return real(self, turn)
+
+    monkeypatch.setattr(growth, "PATIENCE", 1)
+    monkeypatch.setattr(game.Game, "step", watch)
+    settings = {**tiny, "first_batch": 2, "batch": 8, "anneal": 0.0, "learning_rate": 0.01}
+    assert train(pictures, tmp_path / "run", images=32, **settings).seen_images == 32
+    assert [turn[:2] for turn in played] == [(0, 2), (2, 2), (4, 4), (8, 4), (12, 4), (16, 8), (24, 8)]
+    assert [rate for *_, rate in played] == pytest.approx([0.01] * 2 + [0.01 * 2**0.25] * 3 + [0.01 * 2**0.5] * 2)
 
 
 @given(progress=st.floats(0, 1.5), last=st.just(0.0) | st.floats(1e-6, 1))

@@ -266,6 +266,8 @@ def test_more_shares_begin_with_more_images(dataset: Dataset, monkeypatch: pytes
     assert (plan.config.training.shares, plan.config.training.first_batch) == (2, 16)
     monkeypatch.setattr(memory, "measure_need", lambda plan: NEED)
     monkeypatch.setattr(memory, "free_bytes", lambda device: BASE_BYTES + memory.SPARE * 8 * 1e6)
-    fitted = fit(plan, True).config.training
+    found = fit(plan, True)
+    fitted = found.config.training
     assert fitted.shares is not None and fitted.first_batch is not None and fitted.batch == 64
     assert fitted.shares > 2 and fitted.first_batch // fitted.shares == SMALLEST
+    assert found.reasons["first_batch"].startswith(f"{fitted.first_batch}: ")

@@ -18,7 +18,7 @@ import torch
 from ganvas.checkpoint import load_latest
 from ganvas.console import TrainingLine
 from ganvas.errors import CheckpointError, SettingError
-from ganvas.training import game, loop
+from ganvas.training import game, growth, loop
 from ganvas.training.loop import Run, Watcher, train
 from small import TINY, draw
 
@@ -130,6 +130,19 @@ def test_many_interruptions_change_no_bit(whole: Any, tmp_path: Path, kind: str)
     assert watcher.start == (last - 1) * batch and watcher.notes == []
     assert_same_run(run.folder, expected)
     assert [row["seen_images"] for row in rows(folder)] == [row["seen_images"] for row in rows(expected)]
+
+
+def test_a_batch_that_grows_goes_on_as_it_would_have_grown(
+    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is doubled after 4 images and after 16: stopped before, at, and after that."""
+    monkeypatch.setattr(growth, "PATIENCE", 1)
+    settings = {**COMMON, "first_batch": 2, "batch": 8, "images": 40}
+    straight = train(pictures, tmp_path / "straight", **settings)
+    assert (straight.seen_images, straight.signal) == (40, None)
+    for seen in (2, 4, 12, 16, 24):
+        until(pictures, tmp_path / "run", settings, seen)
+    assert_same_run(train(pictures, tmp_path / "run").folder, straight.folder)
 
 
 def rows(folder: Path) -> list[dict[str, Any]]:

@@ -21,7 +21,7 @@ from torch.utils._pytree import tree_leaves
 
 from ganvas.errors import SettingError, TrainingError
 from ganvas.runtime import processes_here
-from ganvas.training.plan import Plan, trial
+from ganvas.training.plan import Plan, default_first, trial, why_first
 from ganvas.training.soap import Soap
 from ganvas.training.team import SMALLEST, Team
 
@@ -193,12 +193,11 @@ def fit(plan: Plan, may_cut: bool, processes: int = 1) -> Plan:
             )
         shares *= 2
     at_once = next(count for count in range(before // processes, 0, -1) if takes(count) <= free)
-    first = config.training.first_batch or batch
-    while first < batch and first < SMALLEST * shares:  # at first, too, a share needs as many
-        first *= 2
-    cut = {"shares": shares, "first_batch": first}
+    cut, reasons = {"shares": shares}, dict(plan.reasons)
+    if shares > before:  # at first, too, a share needs some images
+        first = cut["first_batch"] = max(plan.growth.first, default_first(batch, shares))
+        reasons["first_batch"] = f"{first}: {why_first(first, batch)}"
     changed = config.model_copy(update={"training": config.training.model_copy(update=cut)})
-    reasons = dict(plan.reasons)
     if at_once < shares // processes:
         reasons["shares"] = f"{shares}, {at_once} at once: {_gb(free)} of memory are free"
     return replace(plan, config=changed, reasons=reasons, at_once=at_once)

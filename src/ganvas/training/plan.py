@@ -78,7 +78,9 @@ def derive(config: RunConfig, dataset: Dataset, machine: Machine, processes: int
         width=(width_for(size, pictures, device), shape),
         z_dim=(family.z_dim, f"what {name} is made for"),
     )
-    kind, plain = config.objective.penalty, fmean(plain_share(dataset.images[i]) for i in dataset.train[:PLAIN_OF])
+    kind, plain = config.objective.penalty, 0.0
+    if config.objective.gamma is None or config.training.batch is None:
+        plain = fmean(plain_share(dataset.images[index]) for index in dataset.train[:PLAIN_OF])
     optimiser = config.training.optimiser or default_optimiser(name, device, config.training.beta1)
     check_optimiser(optimiser, name, config.training.beta1)
     growing = config.training.batch is None and batch_grows(name, device, optimiser, plain > PLAIN)
