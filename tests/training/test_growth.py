@@ -31,9 +31,9 @@ def test_it_doubles_with_the_root_of_the_images(first: int, doublings: int) -> N
     assert growth.batch(10**15) == growth.last
 
 
-def test_the_rate_grows_less_than_the_batch() -> None:
+def test_the_rate_grows_with_the_root_of_the_batch() -> None:
     growth = Growth(16, 64)
-    assert [growth.pace(batch) for batch in (16, 32, 64)] == pytest.approx([1, 2**0.25, 2**0.5])
+    assert [growth.pace(batch) for batch in (16, 32, 64)] == pytest.approx([1, 2**0.5, 2])
 
 
 @pytest.mark.parametrize(("first", "last", "fits"), [(16, 64, True), (8, 8, True), (16, 48, False), (64, 16, False)])

@@ -52,6 +52,7 @@ def orthogonal(n: int, seed: int) -> Tensor:
 
 def test_without_bases_it_is_adam(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(soap, "LONGEST", 1)
+    monkeypatch.setattr(soap, "CLIP", float("inf"))
     (_, mine), (_, plain) = made(), made()
     optimiser, adam = (
         Soap(mine, lr=RATE, betas=(0.0, 0.99)),
@@ -71,6 +72,21 @@ def test_the_first_step_is_adams() -> None:
     assert moved(optimiser, weights, [one.clone() for one in gradients])
     for old, new, gradient in zip(before, weights.masters, gradients, strict=True):
         assert torch.allclose(new, old - RATE * gradient.sign(), atol=1e-5)
+
+
+@pytest.mark.parametrize("rate", [RATE, 0.0])
+def test_a_gradient_that_grows_at_once_moves_a_layer_no_farther_than_others_did(rate: float) -> None:
+    net, weights = made()
+    optimiser = Soap(weights, lr=RATE, betas=(0.0, 0.99))
+    for seed in range(9):
+        assert moved(optimiser, weights, random_gradients(weights, seed))
+    for group in optimiser.param_groups:
+        group["lr"] = rate
+    before = {layer: layer.weight.detach().clone() for layer in (net.conv, net.other)}
+    assert moved(optimiser, weights, [100 * one for one in random_gradients(weights, 9)])
+    for layer, weight in before.items():
+        step = (layer.weight.detach() - weight).square().mean().sqrt().item()
+        assert step == pytest.approx(rate, rel=1e-3), "Adam's memory of nine steps would let it be ten times as long"
 
 
 def test_a_basis_is_orthonormal_and_finds_what_is_entangled() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 PATIENCE = 50  # a batch of b is doubled after PATIENCE · b² images, so that it grows with the root of the images seen
@@ -41,10 +42,9 @@ class Growth:
         return steps + (seen_images - before) // batch
 
     def pace(self, batch: int) -> float:
-        """What the learning rate is multiplied by at a `batch`: the fourth root of how much it has grown.
+        """What the learning rate is multiplied by at a `batch`: the square root of how much it has grown.
 
-        The direction of a mean of more images is less in doubt, by the square root of how many more (Malladi et al.
-        2022, "On the SDEs and Scaling Rules for Adaptive Gradient Algorithms", section 4), but how long a step the two
-        players bear does not grow with that: one of two runs at the square root broke (docs/recipe.md).
+        The direction of a mean of more images is less in doubt, by just that (Malladi et al. 2022, "On the SDEs and
+        Scaling Rules for Adaptive Gradient Algorithms", section 4).
         """
-        return float((batch / self.first) ** 0.25)
+        return math.sqrt(batch / self.first)

@@ -98,7 +98,7 @@ def derive(config: RunConfig, dataset: Dataset, machine: Machine, processes: int
         batch=(batch, f"for {name} on a {device}"),
         first_batch=(first, why_first(first, batch)),
         optimiser=(optimiser, f"for {name} on a {device}"),
-        learning_rate=(default_rate(name, optimiser), f"for {name} with {optimiser}, at the first batch"),
+        learning_rate=(default_rate(name, optimiser, growing), f"for {name} with {optimiser}, at the first batch"),
         decay_images=(default_decay(name, first), "images after which the learning rate falls as 1/√images; 0: never"),
         anneal=(default_anneal(growing), "last part of the budget, over which the learning rate falls to zero"),
         augment=(
@@ -214,14 +214,16 @@ def default_optimiser(network: str, device: str, beta1: float) -> str:
     return "soap" if network == "style" and device != "mps" and not beta1 else "adam"
 
 
-def default_rate(network: str, optimiser: str) -> float:
+def default_rate(network: str, optimiser: str, growing: bool = False) -> float:
     """Learning rate of both players: with equalised weights as docs/recipe.md found, else 0.0002 (Radford et al. 2016).
 
-    Some runs break with Adam at 0.024, and with SOAP at 0.018.
+    Some runs break with Adam at 0.024.
     """
     if network != "style":
         return 2e-4
-    return 1e-2 if optimiser == "soap" else 1.2e-2
+    if optimiser == "adam":
+        return 1.2e-2
+    return 1.25e-2 if growing else 1e-2
 
 
 def default_decay(network: str, batch: int) -> int:

@@ -8,6 +8,10 @@ Vyas et al. 2024, "SOAP: Improving and Stabilizing Shampoo using Adam", algorith
 2018, "Shampoo". Adam gives each weight a step of its own, which is right where gradients of different weights have
 nothing to do with each other; between the channels of a layer they have, and the eigenbases part what belongs
 together. A kernel's positions count as so many more columns of L's matrix and rows of R's.
+
+A layer's step is clipped to a root mean square of `CLIP` learning rates: it would be longer where gradients grow faster
+than Adam's memory of them (Shazeer and Stern 2018, "Adafactor: Adaptive Learning Rates with Sublinear Memory Cost",
+sections 5 and 6).
 """
 
 from __future__ import annotations
@@ -23,6 +27,7 @@ from ganvas.training.weights import Weights
 LOOK, TURN = 4, 5  # steps from one look at the gradients to the next; looks from one turn of a basis to the next
 MEMORY = 0.85  # β of L and R, a look
 EARLY = 8  # steps at first of which each brings a look and a turn: the moments are those of few gradients
+CLIP = 1.0  # longest root mean square of a layer's step, in learning rates: d of Shazeer and Stern
 LONGEST = 256  # channels: along a longer side, as of a map that is laid out flat, gradients stay as they are
 
 
@@ -129,7 +134,11 @@ class Soap(torch.optim.Adam):
             layer, gradient = one
             layer.gradient.copy_(layer.into_basis(gradient))
 
+        rate = self.param_groups[0]["lr"]
+
         def leave(layer: Layer) -> None:
+            length = layer.step.square().mean().sqrt()
+            layer.step.mul_((CLIP * rate / (length + 1e-12)).clamp(max=1.0))
             layer.step.copy_(layer.out_of_basis(layer.step))
 
         self._step.zero_()
