@@ -172,7 +172,7 @@ def test_a_batch_that_grows_is_played_and_the_rate_with_it(
     settings = {**tiny, "first_batch": 2, "batch": 8, "anneal": 0.0, "learning_rate": 0.01}
     assert train(pictures, tmp_path / "run", images=32, **settings).seen_images == 32
     assert [turn[:2] for turn in played] == [(0, 2), (2, 2), (4, 4), (8, 4), (12, 4), (16, 8), (24, 8)]
-    assert [rate for *_, rate in played] == pytest.approx([0.01] * 2 + [0.01 * 2**0.25] * 3 + [0.01 * 2**0.5] * 2)
+    assert [rate for *_, rate in played] == pytest.approx([0.01] * 2 + [0.01 * 2**0.5] * 3 + [0.02] * 2)
 
 
 @given(progress=st.floats(0, 1.5), last=st.just(0.0) | st.floats(1e-6, 1))
