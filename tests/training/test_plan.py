@@ -122,10 +122,14 @@ def test_drawings_get_far_more_of_the_penalty_than_photographs_and_small_batches
         plan = derive(make_config("d"), replace(dataset, images=images, train=np.arange(4)), MACHINE)
         assert plan.config.objective.gamma == gamma
         assert ("plain areas" in plan.reasons["gamma"]) == (gamma > 1)
+        assert ("where the batch grows" in plan.reasons["gamma"]) == (gamma < 1)
         training = plan.config.training
-        assert (training.first_batch, training.batch, training.anneal) == (
-            (16, 16, 0.1) if gamma > 1 else (16, 64, 0.5)
+        assert (training.first_batch, training.batch, training.anneal, training.learning_rate) == (
+            (16, 16, 0.1, 0.01) if gamma > 1 else (16, 64, 0.5, 0.0125)
         )
+    published = derive(make_config("d", objective={"penalty": "wgan-gp"}), dataset, MACHINE)
+    assert published.config.objective.gamma == 10.0
+    assert "published" in published.reasons["gamma"]
     asked = make_config("d", objective={"gamma": 3.0})
     assert derive(asked, dataset, MACHINE).config.objective.gamma == 3.0
 

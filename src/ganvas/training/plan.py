@@ -87,7 +87,7 @@ def derive(config: RunConfig, dataset: Dataset, machine: Machine, processes: int
     objective = fill(
         config.objective,
         reasons,
-        gamma=(default_gamma(kind, height * width, growing, plain > PLAIN), why_gamma(plain)),
+        gamma=(default_gamma(kind, height * width, growing, plain > PLAIN), why_gamma(kind, growing, plain)),
         penalty_every=(default_interval(kind), "steps from one penalty to the next, which weighs so many times more"),
     )
     penalty(kind, gamma=objective.gamma)
@@ -258,10 +258,14 @@ def default_gamma(name: str, pixels: int, growing: bool = False, drawn: bool = F
     return 10.0 if name == "wgan-gp" else round((10.0 if drawn else photographs) * pixels / 64**2, 4)
 
 
-def why_gamma(plain: float) -> str:
-    """The reason that a plan gives for γ."""
-    areas = f", and ten times as much for plain areas: {plain:.0%} of neighbouring pixels are equal"
-    return f"by pixels, which a slope is summed over{areas if plain > PLAIN else ''}"
+def why_gamma(name: str, growing: bool, plain: float) -> str:
+    """The reason that a plan gives for γ, as `default_gamma` derives it."""
+    if name == "wgan-gp":
+        return "what it was published with"
+    reason = "by pixels, which a slope is summed over"
+    if plain > PLAIN:
+        return f"{reason}, and ten times as much for plain areas: {plain:.0%} of neighbouring pixels are equal"
+    return f"{reason}, and 0.3 of that where the batch grows" if name == "r1+r2" and growing else reason
 
 
 def plain_share(image: np.ndarray) -> float:
