@@ -138,6 +138,9 @@ class TrainingSettings(Settings):
     optimiser: Literal["soap", "adam"] | None = Field(
         None, description="Adam, or Adam in the eigenbases of each layer's gradients; derived: soap for style."
     )
+    clip: float | None = Field(
+        None, ge=0, le=100, description="Longest step of a layer, in learning rates, with soap; 0: any. Derived."
+    )
     learning_rate: float | None = Field(None, gt=0, le=1, description="Of both players, at the first batch; derived.")
     beta1: float = Field(0.0, ge=0, lt=1, description="Adam's decay of the gradient's average.")
     beta2: float = Field(0.99, gt=0, lt=1, description="Adam's decay of the squared gradient's average.")

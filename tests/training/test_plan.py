@@ -124,9 +124,8 @@ def test_drawings_get_far_more_of_the_penalty_than_photographs_and_small_batches
         assert ("plain areas" in plan.reasons["gamma"]) == (gamma > 1)
         assert ("where the batch grows" in plan.reasons["gamma"]) == (gamma < 1)
         training = plan.config.training
-        assert (training.first_batch, training.batch, training.anneal, training.learning_rate) == (
-            (16, 16, 0.1, 0.01) if gamma > 1 else (16, 64, 0.5, 0.0125)
-        )
+        found = training.first_batch, training.batch, training.anneal, training.learning_rate, training.clip
+        assert found == ((16, 16, 0.1, 0.01, 0.0) if gamma > 1 else (16, 64, 0.5, 0.0125, 1.0))
     published = derive(make_config("d", objective={"penalty": "wgan-gp"}), dataset, MACHINE)
     assert published.config.objective.gamma == 10.0
     assert "published" in published.reasons["gamma"]
@@ -142,6 +141,7 @@ def test_drawings_get_far_more_of_the_penalty_than_photographs_and_small_batches
         ({"beta1": 0.5}, "adam"),
         ({"optimiser": "adam"}, "adam"),
         ({"optimiser": "soap", "network": "dcgan"}, "optimiser = soap: is for the layers of style"),
+        ({"optimiser": "adam", "clip": 1.0}, "clip = 1: is for the steps of soap, not of adam"),
         ({"optimiser": "soap", "beta1": 0.5}, "beta1 = 0.5: soap goes without"),
     ],
 )

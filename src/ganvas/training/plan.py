@@ -82,7 +82,7 @@ def derive(config: RunConfig, dataset: Dataset, machine: Machine, processes: int
     if config.objective.gamma is None or config.training.batch is None:
         plain = fmean(plain_share(dataset.images[index]) for index in dataset.train[:PLAIN_OF])
     optimiser = config.training.optimiser or default_optimiser(name, device, config.training.beta1)
-    check_optimiser(optimiser, name, config.training.beta1)
+    check_optimiser(optimiser, name, config.training.beta1, config.training.clip)
     growing = config.training.batch is None and batch_grows(name, device, optimiser, plain > PLAIN)
     objective = fill(
         config.objective,
@@ -98,6 +98,7 @@ def derive(config: RunConfig, dataset: Dataset, machine: Machine, processes: int
         batch=(batch, f"for {name} on a {device}"),
         first_batch=(first, why_first(first, batch)),
         optimiser=(optimiser, f"for {name} on a {device}"),
+        clip=(default_clip(growing), "longest step of a layer, in learning rates; 0: any"),
         learning_rate=(default_rate(name, optimiser, growing), f"for {name} with {optimiser}, at the first batch"),
         decay_images=(default_decay(name, first), "images after which the learning rate falls as 1/√images; 0: never"),
         anneal=(default_anneal(growing), "last part of the budget, over which the learning rate falls to zero"),
@@ -175,9 +176,11 @@ def check_first(first: int, batch: int, shares: int) -> None:
         raise SettingError(f"first-batch {first}: {shares} shares do not divide it; leave it out, or give --shares")
 
 
-def check_optimiser(optimiser: str, network: str, beta1: float) -> None:
-    """Raise SettingError where `optimiser` cannot train `network` with that β₁."""
+def check_optimiser(optimiser: str, network: str, beta1: float, clip: float | None) -> None:
+    """Raise SettingError where `optimiser` cannot train `network` with that β₁ and that clipping."""
     if optimiser != "soap":
+        if clip:
+            raise SettingError(f"clip = {clip:g}: is for the steps of soap, not of {optimiser}; leave it out")
         return
     if network != "style":
         raise SettingError(f"optimiser = soap: is for the layers of style, not of {network}; use adam")
@@ -224,6 +227,14 @@ def default_rate(network: str, optimiser: str, growing: bool = False) -> float:
     if optimiser == "adam":
         return 1.2e-2
     return 1.25e-2 if growing else 1e-2
+
+
+def default_clip(growing: bool) -> float:
+    """Longest root mean square of a layer's step, in learning rates: 1 with a `growing` batch and its longer steps.
+
+    Else 0, any: it shortens most those with a penalty, which drawings need whole (docs/recipe.md).
+    """
+    return 1.0 if growing else 0.0
 
 
 def default_decay(network: str, batch: int) -> int:

@@ -119,7 +119,10 @@ def make_optimiser(weights: Weights, settings: TrainingSettings, device: str) ->
     }
     if device == "cuda":
         adam["lr"] = torch.tensor(adam["lr"], device=device)
-    optimiser = Soap(weights, **adam) if settings.optimiser == "soap" else torch.optim.Adam(weights.masters, **adam)
+    if settings.optimiser == "soap":
+        optimiser: torch.optim.Adam = Soap(weights, clip=settings.clip or 0.0, **adam)
+    else:
+        optimiser = torch.optim.Adam(weights.masters, **adam)
     _fill(optimiser)
     return optimiser
 

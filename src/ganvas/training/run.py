@@ -51,7 +51,7 @@ def stored_config(folder: Path) -> RunConfig | None:
     found: Any = read_json(path)
     if isinstance(found, dict) and isinstance(found.get("training"), dict):
         # Settings that came later: a run that began without them goes on without.
-        found["training"] = {"augment": 0.0, "decay_images": 0, "optimiser": "adam", **found["training"]}
+        found["training"] = {"augment": 0.0, "clip": 0.0, "decay_images": 0, "optimiser": "adam", **found["training"]}
     try:
         return RunConfig.model_validate(found)
     except ValidationError as error:

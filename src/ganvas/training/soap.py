@@ -9,9 +9,9 @@ Vyas et al. 2024, "SOAP: Improving and Stabilizing Shampoo using Adam", algorith
 nothing to do with each other; between the channels of a layer they have, and the eigenbases part what belongs
 together. A kernel's positions count as so many more columns of L's matrix and rows of R's.
 
-A layer's step is clipped to a root mean square of `CLIP` learning rates: it would be longer where gradients grow faster
+A layer's step may be clipped to a root mean square of so many learning rates: it is longer where gradients grow faster
 than Adam's memory of them (Shazeer and Stern 2018, "Adafactor: Adaptive Learning Rates with Sublinear Memory Cost",
-sections 5 and 6).
+sections 5 and 6). Most are half to three quarters long, those of a critic with a penalty 1 to 2.
 """
 
 from __future__ import annotations
@@ -27,7 +27,6 @@ from ganvas.training.weights import Weights
 LOOK, TURN = 4, 5  # steps from one look at the gradients to the next; looks from one turn of a basis to the next
 MEMORY = 0.85  # β of L and R, a look
 EARLY = 8  # steps at first of which each brings a look and a turn: the moments are those of few gradients
-CLIP = 1.0  # longest root mean square of a layer's step, in learning rates: d of Shazeer and Stern
 LONGEST = 256  # channels: along a longer side, as of a map that is laid out flat, gradients stay as they are
 
 
@@ -105,10 +104,12 @@ class Soap(torch.optim.Adam):
 
     Adam's first parameter stands for the tensor of all weights: zeros, in the bases, which Adam moves by a step; this
     is then turned back and added. β₁ is 0: a mean of gradients would have to be turned with the bases. `state` also
-    holds what is known of layers, by parameter of the network.
+    holds what is known of layers, by parameter of the network. `clip`: the longest root mean square of a layer's step,
+    in learning rates; 0: any.
     """
 
-    def __init__(self, weights: Weights, **settings: Any) -> None:
+    def __init__(self, weights: Weights, clip: float = 0.0, **settings: Any) -> None:
+        self._clip = clip
         self._weights, (self._whole, *others) = weights, weights.masters
         self._step = nn.Parameter(torch.zeros_like(self._whole))
         self._step.grad = torch.zeros_like(self._whole)
@@ -137,8 +138,9 @@ class Soap(torch.optim.Adam):
         rate = self.param_groups[0]["lr"]
 
         def leave(layer: Layer) -> None:
-            length = layer.step.square().mean().sqrt()
-            layer.step.mul_((CLIP * rate / (length + 1e-12)).clamp(max=1.0))
+            if self._clip:
+                length = layer.step.square().mean().sqrt()
+                layer.step.mul_((self._clip * rate / (length + 1e-12)).clamp(max=1.0))
             layer.step.copy_(layer.out_of_basis(layer.step))
 
         self._step.zero_()
