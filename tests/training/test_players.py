@@ -54,6 +54,18 @@ def test_the_same_seed_makes_the_same_players(config: RunConfig) -> None:
     assert any(not torch.equal(one["networks"][name], three["networks"][name]) for name in one["networks"])
 
 
+def test_soap_clips_as_the_settings_say() -> None:
+    """A first step is as long as the rate in each weight, so that half of it is what a clip of a half leaves."""
+    lengths = []
+    for clip in (0.0, 0.5):
+        players = make_players(config_of("style", optimiser="soap", clip=clip), 3, 0, MACHINE)
+        kernels = [one for one in players.discriminator.parameters() if one.dim() == 4 and one.shape[-1] == 3]
+        before = [one.detach().clone() for one in kernels]
+        step(players, 1)
+        lengths.append([(new - old).norm().item() for new, old in zip(kernels, before, strict=True)])
+    assert lengths[1] == pytest.approx([one / 2 for one in lengths[0]], rel=1e-3)
+
+
 def test_everything_that_a_step_changes_is_saved(config: RunConfig) -> None:
     players = make_players(config, 3, 0, MACHINE)
     saved = players.tensors()
