@@ -212,7 +212,7 @@ def show(result: dict[str, Any]) -> None:
         console.print(f"{name}: {row['what']}{failed}", style="dim", highlight=False)
     for name, row in rows.items():
         for space, found in row.get("copies", {}).items():
-            console.print(f"{name}: {of_copies(space, found)}", highlight=False)
+            console.print(f"{name}: {of_copies(space, found)}", highlight=False, soft_wrap=True)
     console.print(curve_table({name: row for name, row in rows.items() if "failed" not in row}, settings["marks"]))
 
 
