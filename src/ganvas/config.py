@@ -171,7 +171,9 @@ class TrainingSettings(Settings):
     threads: int | None = Field(None, ge=1, le=1024, description="CPU threads; derived: one a core we may use.")
     samples: int = Field(64, ge=1, le=1024, description="Images in each sample grid, of seeds 0, 1, 2, ...")
     frames: int = Field(40, ge=1, le=2000, description="Sample grids over the budget; they also make the film.")
-    save_minutes: float = Field(2.0, gt=0, le=1440, description="Minutes from one checkpoint to the next.")
+    save_minutes: float = Field(
+        2.0, gt=0, le=1440, description="Minutes from one checkpoint to the next, at most a fifth of --minutes."
+    )
     metric: str | None = Field(
         None, description="Features of the score while training, or none; derived: lite0@96 where its extra is there."
     )

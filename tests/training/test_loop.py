@@ -97,6 +97,33 @@ def test_what_is_told_and_left_behind(
     assert not list(run.folder.rglob(".tmp-*"))
 
 
+@pytest.mark.parametrize(("save_minutes", "expected"), [(2.0, 12), (0.1, 6)])
+def test_a_short_budget_is_saved_on_the_way(
+    pictures: Path,
+    tmp_path: Path,
+    tiny: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+    save_minutes: float,
+    expected: int,
+) -> None:
+    """A minute, in steps of a second: a fifth of it lies between two checkpoints, or as little as was asked for."""
+
+    class Clock:
+        def __init__(self, before: float) -> None:
+            self.now = before
+
+        def seconds(self) -> float:
+            self.now += 1
+            return self.now
+
+    monkeypatch.setattr(loop, "Stopwatch", Clock)
+    recorder = Recorder()
+    train(pictures, tmp_path / "run", minutes=1.0, watcher=recorder, **{**tiny, "save_minutes": save_minutes})
+    steps = [int(path.name) // tiny["batch"] for path in recorder.of("saved")]
+    between = np.diff([0, *steps[:-1]])
+    assert len(between) >= 4 and set(between) <= {expected, expected + 1}
+
+
 def test_held_out_pictures_are_never_seen_and_all_others_once_an_epoch(
     pictures: Path, tmp_path: Path, tiny: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from ganvas.checkpoint import clean, lock
-from ganvas.config import DataSettings, RunConfig, group_settings, make_config
+from ganvas.config import DataSettings, RunConfig, TrainingSettings, group_settings, make_config
 from ganvas.data.cache import Dataset, prepare
 from ganvas.data.source import Source
 from ganvas.errors import DataError, TrainingError
@@ -52,6 +52,7 @@ from ganvas.training.vitals import IMAGES, CheckUp, Vitals
 
 LOG_STEPS = 25  # steps from one row of metrics to the next; on a GPU ten times as many, which take less time
 GPU_CHECK_STEPS = 150  # from one check-up to the next, at least: as many as between two with 16 images a step
+SAVED_PART = 0.2  # of a budget in minutes: so much at most lies between two checkpoints
 
 
 class Watcher:
@@ -279,7 +280,7 @@ def play_on(
                 with team.resting():
                     vitals = check_up.take(players.generator, players.discriminator, position.seen_images)
                 finding = monitor.after_check_up(vitals)
-            due = position.seconds - last_saved.seconds > settings.save_minutes * 60
+            due = position.seconds - last_saved.seconds > 60 * pause(settings)
             if due and losses.finite.all() and not monitor.doubts:
                 last_saved = position.moment()
                 try:
@@ -304,6 +305,11 @@ def play_on(
     log.close()
     film = samples.make_film(folder)
     return Run(folder, position.seen_images, position.seconds, interruption.signal, film)
+
+
+def pause(settings: TrainingSettings) -> float:
+    """Minutes from one checkpoint to the next: what was asked for, and of a budget in minutes at most so much of it."""
+    return min(settings.save_minutes, SAVED_PART * (settings.minutes or math.inf))
 
 
 def share_out(players: Players, crew: Crew) -> None:
