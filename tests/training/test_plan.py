@@ -125,7 +125,7 @@ def test_drawings_get_far_more_of_the_penalty_than_photographs_and_small_batches
         assert ("where the batch grows" in plan.reasons["gamma"]) == (gamma < 1)
         training = plan.config.training
         found = training.first_batch, training.batch, training.anneal, training.learning_rate, training.clip
-        assert found == ((16, 16, 0.1, 0.01, 0.0) if gamma > 1 else (16, 64, 0.5, 0.0125, 1.0))
+        assert found == ((16, 16, 0.1, 0.01, 0.0) if gamma > 1 else (16, 64, 0.25, 0.0125, 1.0))
     published = derive(make_config("d", objective={"penalty": "wgan-gp"}), dataset, MACHINE)
     assert published.config.objective.gamma == 10.0
     assert "published" in published.reasons["gamma"]
