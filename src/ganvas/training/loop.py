@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from ganvas.checkpoint import clean, lock
-from ganvas.config import DataSettings, RunConfig, TrainingSettings, group_settings, make_config
+from ganvas.config import DataSettings, RunConfig, group_settings, make_config
 from ganvas.data.cache import Dataset, prepare
 from ganvas.data.source import Source
 from ganvas.errors import DataError, TrainingError
@@ -194,6 +194,7 @@ def play_on(
     crew.say(json.dumps({"config": config.model_dump(mode="json"), "pictures": dataset.digest}).encode())
     share_out(players, crew)
     limit = images_budget(config, len(dataset.train))
+    pause = 60 * min(settings.save_minutes, SAVED_PART * (settings.minutes or math.inf))
 
     samples.drop_after(folder, position.seen_images)
     log = Log(folder, position.seen_images, settings.tensorboard)
@@ -280,7 +281,7 @@ def play_on(
                 with team.resting():
                     vitals = check_up.take(players.generator, players.discriminator, position.seen_images)
                 finding = monitor.after_check_up(vitals)
-            due = position.seconds - last_saved.seconds > 60 * pause(settings)
+            due = position.seconds - last_saved.seconds > pause
             if due and losses.finite.all() and not monitor.doubts:
                 last_saved = position.moment()
                 try:
@@ -305,11 +306,6 @@ def play_on(
     log.close()
     film = samples.make_film(folder)
     return Run(folder, position.seen_images, position.seconds, interruption.signal, film)
-
-
-def pause(settings: TrainingSettings) -> float:
-    """Minutes from one checkpoint to the next: what was asked for, and of a budget in minutes at most so much of it."""
-    return min(settings.save_minutes, SAVED_PART * (settings.minutes or math.inf))
 
 
 def share_out(players: Players, crew: Crew) -> None:
