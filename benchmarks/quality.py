@@ -36,6 +36,7 @@ from rich.table import Table
 
 from ganvas.config import DataSettings
 from ganvas.data.cache import Dataset, prepare
+from ganvas.errors import GanvasError
 from ganvas.evaluate.features import open_features
 from ganvas.named import resolve
 from quality_scores import Judge, Pixels, write_grid
@@ -326,7 +327,12 @@ def main() -> None:
     asked = parse()
     asked.to.mkdir(parents=True, exist_ok=True)
     start = time.perf_counter()
-    show(compete(asked))
+    try:
+        result = compete(asked)
+    except GanvasError as error:  # pictures that are not there, or cannot be learned from
+        print(f"quality.py: {error}", file=sys.stderr)
+        sys.exit(2)
+    show(result)
     print(f"{time.perf_counter() - start:.0f} s; pictures in {asked.to}, figures in {asked.out}")
 
 

@@ -297,6 +297,16 @@ def test_the_command_says_what_is_wrong_and_the_last_mark_is_the_end(
         assert said in capsys.readouterr().err
 
 
+def test_pictures_that_are_not_there_are_one_line_and_exit_code_2(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["quality.py", "--data", "nowhere", "--to", str(tmp_path)])
+    with pytest.raises(SystemExit) as left:
+        quality.main()
+    told = capsys.readouterr().err.splitlines()
+    assert left.value.code == 2 and len(told) == 1 and told[0].startswith("quality.py: 'nowhere' is no folder")
+
+
 def test_who_cannot_make_a_size_says_so() -> None:
     assert [quality.why_not(name, 64) for name in quality.ENTRANTS] == [None] * len(quality.ENTRANTS)
     assert quality.why_not("ours", 96) is None
