@@ -31,7 +31,6 @@ from ganvas.training.plan import (
     plain_share,
 )
 
-DEVICES = "cpu", "cuda"
 MACHINE = Machine("cpu", torch.float32, 1, "for a test")
 
 
@@ -159,9 +158,18 @@ def test_soap_is_for_style_and_needs_no_mean(dataset: Dataset, settings: dict[st
 
 
 def test_more_images_a_step_on_a_gpu_and_as_many_steps_before_the_rate_falls(dataset: Dataset) -> None:
-    cpu, gpu = (derive(make_config("d"), dataset, replace(MACHINE, device=name)).config.training for name in DEVICES)
-    assert cpu.batch and cpu.first_batch and gpu.batch and cpu.decay_images and gpu.decay_images
-    assert gpu.batch > cpu.batch and gpu.decay_images / gpu.batch == cpu.decay_images / cpu.first_batch
+    """As many as on a CPU with a batch that stays as it is."""
+    gpu = derive(make_config("d"), dataset, replace(MACHINE, device="cuda")).config.training
+    cpu = derive(make_config("d", training={"batch": 16}), dataset, MACHINE).config.training
+    assert cpu.batch and gpu.batch and cpu.decay_images and gpu.decay_images
+    assert gpu.batch > cpu.batch and gpu.decay_images / gpu.batch == cpu.decay_images / cpu.batch
+
+
+def test_a_rate_that_grows_with_the_batch_falls_sooner(dataset: Dataset) -> None:
+    grows = derive(make_config("d"), dataset, MACHINE).config.training
+    stays = derive(make_config("d", training={"batch": grows.first_batch}), dataset, MACHINE).config.training
+    assert grows.decay_images and stays.decay_images
+    assert grows.decay_images < stays.decay_images
 
 
 @given(fewer=st.integers(1, 10**7), more=st.integers(1, 10**7))

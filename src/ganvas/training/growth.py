@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-PATIENCE = 50  # a batch of b is doubled after PATIENCE · b² images, so that it grows with the root of the images seen
+PATIENCE = 250  # a batch of b is doubled after PATIENCE · b² images, so that it grows with the root of the images seen
 
 
 @dataclass(frozen=True)
