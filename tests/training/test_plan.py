@@ -31,6 +31,7 @@ from ganvas.training.plan import (
     plain_share,
 )
 
+DEVICES = "cpu", "cuda"
 MACHINE = Machine("cpu", torch.float32, 1, "for a test")
 
 
@@ -159,10 +160,10 @@ def test_soap_is_for_style_and_needs_no_mean(dataset: Dataset, settings: dict[st
 
 def test_more_images_a_step_on_a_gpu_and_as_many_steps_before_the_rate_falls(dataset: Dataset) -> None:
     """As many as on a CPU with a batch that stays as it is."""
-    gpu = derive(make_config("d"), dataset, replace(MACHINE, device="cuda")).config.training
-    cpu = derive(make_config("d", training={"batch": 16}), dataset, MACHINE).config.training
-    assert cpu.batch and gpu.batch and cpu.decay_images and gpu.decay_images
-    assert gpu.batch > cpu.batch and gpu.decay_images / gpu.batch == cpu.decay_images / cpu.batch
+    grows, gpu = (derive(make_config("d"), dataset, replace(MACHINE, device=name)).config.training for name in DEVICES)
+    stays = derive(make_config("d", training={"batch": grows.first_batch}), dataset, MACHINE).config.training
+    assert grows.batch and stays.batch and gpu.batch and stays.decay_images and gpu.decay_images
+    assert gpu.batch > grows.batch and gpu.decay_images / gpu.batch == stays.decay_images / stays.batch
 
 
 def test_a_rate_that_grows_with_the_batch_falls_sooner(dataset: Dataset) -> None:
