@@ -295,7 +295,7 @@ def model_show(
     channels
         Of a picture: 1 for grey, 3 for colour.
     width
-        Channels at the largest stage of style.
+        Channels of style at half of the size.
     classes
         How many classes.
     """

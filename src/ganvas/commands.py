@@ -26,7 +26,7 @@ from ganvas.gallery import write_gallery
 from ganvas.generation import generate
 from ganvas.generator import Generator
 from ganvas.latents import MAX_SEED, parse_seeds
-from ganvas.networks import FAMILIES, build, width_for
+from ganvas.networks import FAMILIES, build, patch_for, width_for
 from ganvas.networks.summary import summarise, table
 from ganvas.runtime import rank
 from ganvas.training.loop import Watcher, find, make_plan, open_pictures, train_on
@@ -228,7 +228,10 @@ def show_model(run: Path | None, network: str, size: str, channels: int, width: 
         if network not in FAMILIES:
             build(NetworkSettings(network=network), shape, channels)  # says what is known
         settings = NetworkSettings(
-            network=network, z_dim=FAMILIES[network].z_dim, width=width or width_for(shape, 10_000, "cpu")
+            network=network,
+            width=width or width_for(shape, 10_000, "cpu"),
+            patch=patch_for(shape, "cpu"),
+            z_dim=FAMILIES[network].z_dim,
         )
     pair = build(settings, shape, channels, classes)
     labels = (torch.zeros(2, dtype=torch.int64),) if classes else ()

@@ -97,7 +97,12 @@ class NetworkSettings(Settings):
 
     network: str = Field("style", description="style (ours), or dcgan (the tutorial network).")
     width: int | None = Field(
-        None, ge=8, le=512, description="Channels at the largest stage of style; derived from size, data and device."
+        None, ge=8, le=512, description="Channels of style at half of the size; derived from size, data and device."
+    )
+    patch: Literal[1, 2] | None = Field(
+        None,
+        description="Pixels a side that one place of style's largest stage stands for: 1 is slower, and finer; derived "
+        "from size.",
     )
     z_dim: int | None = Field(None, ge=2, le=1024, description="Length of the latent; derived: 128, dcgan 100.")
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from ganvas.config import NetworkSettings
 from ganvas.errors import SettingError
-from ganvas.networks import FAMILIES, build, build_generator, check, dcgan, style, width_for
+from ganvas.networks import FAMILIES, build, build_generator, check, dcgan, patch_for, style, width_for
 
 
 def settings_of(name: str) -> NetworkSettings:
@@ -76,6 +76,8 @@ def test_what_cannot_be_made_is_refused_in_one_line(
 @given(height=st.integers(4, 32), breadth=st.integers(4, 32), pictures=st.integers(1, 10**7))
 def test_derived_widths_are_allowed_and_ordered(height: int, breadth: int, pictures: int) -> None:
     size = (8 * height, 8 * breadth)
+    assert patch_for(size, "cpu") == (1 if size[0] * size[1] <= 64 * 64 else 2)
+    assert patch_for(size, "cuda") == 2
     cpu, gpu = (width_for(size, pictures, device) for device in ("cpu", "cuda"))
     for width in (cpu, gpu):
         assert width % 8 == 0

@@ -14,18 +14,25 @@ from ganvas.networks.style import Discriminator, Generator, stages
 SIDES = st.integers(4, 32).map(lambda n: 8 * n)  # every side that the family makes
 
 
-@given(height=SIDES, breadth=SIDES, channels=st.sampled_from([1, 3]), classes=st.sampled_from([0, 3]))
-@example(height=32, breadth=32, channels=3, classes=0)
-@example(height=256, breadth=256, channels=3, classes=0)
-@example(height=96, breadth=64, channels=3, classes=2)
-@example(height=64, breadth=96, channels=1, classes=0)
-@example(height=40, breadth=40, channels=3, classes=0)
-@example(height=72, breadth=48, channels=3, classes=0)
-def test_every_size_goes_in_and_out(height: int, breadth: int, channels: int, classes: int) -> None:
+@given(
+    height=SIDES,
+    breadth=SIDES,
+    channels=st.sampled_from([1, 3]),
+    classes=st.sampled_from([0, 3]),
+    patch=st.sampled_from([1, 2]),
+)
+@example(height=32, breadth=32, channels=3, classes=0, patch=1)
+@example(height=32, breadth=32, channels=3, classes=0, patch=2)
+@example(height=256, breadth=256, channels=3, classes=0, patch=2)
+@example(height=96, breadth=64, channels=3, classes=2, patch=2)
+@example(height=64, breadth=96, channels=1, classes=0, patch=1)
+@example(height=40, breadth=40, channels=3, classes=0, patch=2)
+@example(height=72, breadth=48, channels=3, classes=0, patch=2)
+def test_every_size_goes_in_and_out(height: int, breadth: int, channels: int, classes: int, patch: int) -> None:
     size, label = (height, breadth), None
     with torch.device("meta"):
-        generator = Generator(size, channels, width=8, z_dim=16, classes=classes)
-        critic = Discriminator(size, channels, width=8, classes=classes)
+        generator = Generator(size, channels, width=8, z_dim=16, classes=classes, patch=patch)
+        critic = Discriminator(size, channels, width=8, classes=classes, patch=patch)
         if classes:
             label = torch.zeros(3, dtype=torch.int64)
         images = generator(torch.zeros(3, 16), label)
@@ -34,13 +41,16 @@ def test_every_size_goes_in_and_out(height: int, breadth: int, channels: int, cl
         assert critic(images, label).shape == (3,)
 
 
-@given(height=SIDES, breadth=SIDES, width=st.integers(1, 64).map(lambda n: 8 * n))
-def test_stages_halve_the_image_down_to_a_small_map(height: int, breadth: int, width: int) -> None:
-    plan = stages((height, breadth), width)
-    assert plan.sides[-1] == (height // 2, breadth // 2), "the image is twice the last"
-    assert plan.widths[-1] == width
+@given(height=SIDES, breadth=SIDES, width=st.integers(1, 64).map(lambda n: 8 * n), patch=st.sampled_from([1, 2]))
+def test_stages_halve_the_image_down_to_a_small_map(height: int, breadth: int, width: int, patch: int) -> None:
+    plan = stages((height, breadth), width, patch)
+    assert plan.sides[-1] == (height // patch, breadth // patch), "the image is so many times the last"
+    assert dict(zip(plan.sides, plan.widths, strict=True))[height // 2, breadth // 2] == width
+    assert plan.widths[-1] == (width if patch == 2 else -(-width // 16) * 8)
     for small, large in zip(plan.sides, plan.sides[1:], strict=False):
         assert large == (2 * small[0], 2 * small[1])
+    if patch == 1:
+        assert plan.widths[0] == plan.widths[1]
     for deep, shallow in zip(plan.widths, plan.widths[1:], strict=False):
         assert shallow <= deep <= 4 * width
     first = plan.sides[0]
@@ -48,7 +58,7 @@ def test_stages_halve_the_image_down_to_a_small_map(height: int, breadth: int, w
 
 
 def test_a_power_of_two_square_begins_at_four() -> None:
-    assert all(stages((side, side), 8).sides[0] == (4, 4) for side in (32, 64, 128, 256))
+    assert all(stages((side, side), 8, patch).sides[0] == (4, 4) for side in (32, 64, 128, 256) for patch in (1, 2))
 
 
 def pair(classes: int = 0, size: tuple[int, int] = (32, 48)) -> tuple[Generator, Discriminator]:
@@ -186,6 +196,17 @@ def test_every_weight_is_trained() -> None:
     for network in (generator, critic):
         for name, parameter in network.named_parameters():
             assert parameter.grad is not None and parameter.grad.abs().sum() > 0, name
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("patch", [1, 2])
+def test_what_is_finest_is_there_where_nothing_is_shuffled(patch: int) -> None:
+    """The filter after a pixel shuffle passes nothing at the highest frequency, along rows or columns."""
+    torch.manual_seed(0)
+    images = Generator((32, 48), 3, 8, 16, patch=patch)(torch.randn(4, 16))[..., 1:-1, 1:-1]  # edges are repeated
+    highest = torch.hann_window(46) * (1.0 - 2.0 * (torch.arange(46) % 2))
+    finest = (images * highest).mean(-1).abs().mean()
+    assert finest < 1e-3 if patch == 2 else finest > 5e-3, finest
 
 
 def test_pixel_shuffle_and_its_opposite_meet() -> None:

@@ -57,6 +57,7 @@ def test_everything_is_settled_and_explained(dataset: Dataset, preset: str) -> N
             if before is not None:
                 assert value == before, f"{name} was asked for"
             optional = {"minutes", "images", "epochs", "count", "workers", "gamma", "ema_images", "metric"}
+            optional |= {"patch"} if preset == "dcgan" else set()
             assert value is not None or name in optional, name
     assert plan.config.objective.penalty == "none" or plan.config.objective.gamma is not None
     assert plan.channels == 3 and plan.classes == () and plan.pictures == len(dataset.train)

@@ -19,7 +19,7 @@ from ganvas.training.run import Interruption, Stopwatch, going_on, stored_config
 STORED = make_config(
     "photos",
     data={"size": 64, "flip": True},
-    network={"width": 16},
+    network={"width": 16, "patch": 2},
     objective={"gamma": 1.0},
     training={"minutes": 10, "batch": 32, "seed": 7},
 )
@@ -61,7 +61,7 @@ def test_a_new_budget_replaces_the_old(budget: dict[str, Any]) -> None:
 
 OTHERS: dict[str, Any] = {
     "size": "96x64", "fit": "pad", "channels": "grey", "background": "#000000", "classes": True, "flip": False,
-    "count": 5, "max_megapixels": 1.0, "network": "dcgan", "width": 24, "z_dim": 64, "objective": "hinge",
+    "count": 5, "max_megapixels": 1.0, "network": "dcgan", "width": 24, "patch": 1, "z_dim": 64, "objective": "hinge",
     "penalty": "none", "gamma": 2.0, "penalty_every": 2, "batch": 16, "first_batch": 16, "learning_rate": 0.5,
     "beta1": 0.5, "beta2": 0.5, "anneal": 0.0, "ema_images": 5, "augment": 0.5, "decay_images": 9, "seed": 8,
     "samples": 9, "frames": 7, "shares": 2, "optimiser": "adam", "clip": 3.0,
@@ -87,11 +87,13 @@ def test_a_run_from_before_a_setting_goes_on_without_it(tmp_path: Path) -> None:
     stored = STORED.model_dump(mode="json")
     for name in ("augment", "clip", "decay_images", "optimiser"):
         del stored["training"][name]
+    del stored["network"]["patch"]
     write_json(tmp_path / "config.json", stored)
     found = stored_config(tmp_path)
     assert found is not None
     training = found.training
     assert (training.augment, training.clip, training.decay_images, training.optimiser) == (0.0, 0.0, 0, "adam")
+    assert found.network.patch == 2
 
 
 def test_a_folder_that_is_no_run_is_left_alone(tmp_path: Path) -> None:

@@ -6,6 +6,6 @@
 A pair is (generator, discriminator): latents [B, Z] to images [B, C, H, W], and images to logits [B].
 """
 
-from ganvas.networks.build import FAMILIES, Pair, build, build_generator, check, width_for
+from ganvas.networks.build import FAMILIES, Pair, build, build_generator, check, patch_for, width_for
 
-__all__ = ["FAMILIES", "Pair", "build", "build_generator", "check", "width_for"]
+__all__ = ["FAMILIES", "Pair", "build", "build_generator", "check", "patch_for", "width_for"]

@@ -12,6 +12,9 @@ from ganvas.config import NetworkSettings
 from ganvas.errors import SettingError, did_you_mean
 from ganvas.networks import dcgan, style
 
+SMALL = 64 * 64  # pixels: on a CPU a picture of no more is made pixel by pixel
+PATCH = 2  # of networks whose settings say nothing of it, as those of early versions
+
 
 class Pair(NamedTuple):
     """The two players of the minimax game."""
@@ -57,17 +60,26 @@ def check(name: str, size: tuple[int, int], classes: int) -> Family:
 
 
 def width_for(size: tuple[int, int], pictures: int, device: str) -> int:
-    """Channels at the largest stage of `style`, from what there is to learn and the machine that learns it.
+    """Channels of `style` at half of the size, from what there is to learn and the machine that learns it.
 
-    A CPU gets the widest pair that still sees enough images in minutes; a GPU twice that. Few pictures need less:
-    capacity beyond them is spent on memorising. Larger images spend it on resolution instead.
+    A CPU gets the widest pair that still sees enough images in minutes; a GPU, and images up to 32×32, twice that. Few
+    pictures need less: capacity beyond them is spent on memorising. Larger images spend it on resolution instead.
     """
-    width = 32 if device == "cpu" else 64
+    width = 32 if device == "cpu" and size[0] * size[1] > 32 * 32 else 64
     if pictures < 1_000:
         width = max(24, width * 3 // 4)
     if size[0] * size[1] > 128 * 128:
         width = width * 3 // 4
     return -(-width // 8) * 8  # matrix units want multiples of eight
+
+
+def patch_for(size: tuple[int, int], device: str) -> int:
+    """Pixels a side that one place of the largest stage of `style` stands for: 2, and 1 for small pictures on a CPU.
+
+    A 2×2 patch saves a third of a step's time, and costs what is finest, which small pictures are full of
+    (docs/recipe.md, "A thirteenth search"). On a GPU one pixel is not measured yet.
+    """
+    return 1 if device == "cpu" and size[0] * size[1] <= SMALL else 2
 
 
 def build_generator(
@@ -82,7 +94,8 @@ def build_generator(
     assert settings.z_dim is not None and settings.width is not None
     if settings.network == "dcgan":
         return dcgan.Generator(size[0], channels, settings.z_dim, dtype)
-    return style.Generator(size, channels, settings.width, settings.z_dim, classes, dtype=dtype)
+    patch = settings.patch or PATCH
+    return style.Generator(size, channels, settings.width, settings.z_dim, classes, patch=patch, dtype=dtype)
 
 
 def build(
@@ -97,4 +110,5 @@ def build(
     if settings.network == "dcgan":
         return Pair(generator, dcgan.Discriminator(size[0], channels, dtype))
     assert settings.width is not None
-    return Pair(generator, style.Discriminator(size, channels, settings.width, classes, dtype))
+    patch = settings.patch or PATCH
+    return Pair(generator, style.Discriminator(size, channels, settings.width, classes, patch, dtype))

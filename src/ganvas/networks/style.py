@@ -6,9 +6,11 @@
 
     image ─ pixel unshuffle ─▶ block ÷2 ─▶ … ─▶ block ÷2 ─ minibatch deviation ─▶ logit
 
-The image ends are pixel-shuffled: full resolution, where activations cost more than arithmetic, is never computed at
-width. Channels change at the lower of two resolutions, which halves the cost of a stage. Sources: Karras et al. 2019
-and 2020 (mapping, modulation, skip outputs, residual critic); Shi et al. 2016 (pixel shuffle).
+With patches of 2×2 the image ends are pixel-shuffled: full resolution, where activations cost more than arithmetic, is
+never computed, and a filter takes the checkerboard away, with all that is as fine. With patches of one pixel there is a
+stage at full resolution, of few channels, and no such filter. Channels change at the lower of two resolutions, which
+halves the cost of a stage. Sources: Karras et al. 2019 and 2020 (mapping, modulation, skip outputs, residual critic);
+Shi et al. 2016 (pixel shuffle).
 """
 
 from __future__ import annotations
@@ -39,16 +41,18 @@ MAPPING_RATE = 0.1  # of the other layers' learning rate
 
 @dataclass(frozen=True)
 class Stages:
-    """The resolutions of a pair, smallest first, with their widths; the image is twice the last."""
+    """The resolutions of a pair, smallest first, with their widths; the image is `patch` times the last."""
 
     sides: tuple[tuple[int, int], ...]
     widths: tuple[int, ...]
 
 
-def stages(size: tuple[int, int], width: int) -> Stages:
-    """Halve `size` (height, width) down to a side of 4 to 7 where it divides; `width` channels at the largest stage.
+def stages(size: tuple[int, int], width: int, patch: int = 2) -> Stages:
+    """Halve `size` (height, width) down to a side of 4 to 7 where it divides; `width` channels at half of the size.
 
-    Widths grow by a factor of two a stage up to `4 * width`: capacity is cheap where maps are small.
+    Widths grow by a factor of two a stage up to `4 * width`: capacity is cheap where maps are small. The largest stage
+    has a place for every `patch` × `patch` pixels, 2 or 1. With 1 there is one stage more, of half as many channels,
+    and the smallest is no wider than the next.
     """
     height, breadth = size[0] // 2, size[1] // 2
     sides = [(height, breadth)]
@@ -56,6 +60,8 @@ def stages(size: tuple[int, int], width: int) -> Stages:
         height, breadth = height // 2, breadth // 2
         sides.append((height, breadth))
     widths = [min(width * 2**i, width * 4) for i in range(len(sides))]
+    if patch == 1:
+        sides, widths = [size, *sides], [-(-width // 16) * 8, *widths[:-1], min(widths[-2:])]
     return Stages(tuple(reversed(sides)), tuple(reversed(widths)))
 
 
@@ -103,20 +109,22 @@ class Stage(nn.Module):
 
 
 @torch.no_grad()
-def start_smooth(layer: nn.Module) -> None:
-    """Begin with the four weights that a pixel shuffle turns into one 2×2 patch equal: no checkerboard to unlearn.
+def start_smooth(layer: nn.Module, pixels: int) -> None:
+    """Begin with the weights that a pixel shuffle turns into one patch of so many `pixels` equal.
 
-    Aitken et al. 2017 ("Checkerboard artifact free sub-pixel convolution", section 3).
+    So there is no checkerboard to unlearn: Aitken et al. 2017 ("Checkerboard artifact free sub-pixel convolution",
+    section 3).
     """
     weight = layer.get_parameter("weight")
-    weight.copy_(weight[::4].repeat_interleave(4, 0))
+    weight.copy_(weight[::pixels].repeat_interleave(pixels, 0))
 
 
 class Generator(nn.Module):
     """Latents to images: `z [B, Z] (, label [B]) -> [B, C, H, W]` fp32, about [-1, 1] (not clipped).
 
-    `size` is (height, width) in pixels, `width` the channels of the largest stage, `classes` 0 for none. `dtype` is
-    what the larger stages compute in.
+    `size` is (height, width) in pixels, `width` the channels of the stage at half of it, `classes` 0 for none, `patch`
+    the pixels a side that one place of the largest stage stands for, 1 or 2. `dtype` is what the larger stages compute
+    in.
     """
 
     def __init__(
@@ -127,11 +135,12 @@ class Generator(nn.Module):
         z_dim: int = 128,
         classes: int = 0,
         depth: int = 2,
+        patch: int = 2,
         dtype: torch.dtype = torch.float32,
     ) -> None:
         super().__init__()
-        self.z_dim, self.w_dim, self.dtype = z_dim, z_dim, dtype
-        self.plan = stages(size, width)
+        self.z_dim, self.w_dim, self.patch, self.dtype = z_dim, z_dim, patch, dtype
+        self.plan = stages(size, width, patch)
         first, widths = self.plan.sides[0], self.plan.widths
         self.mapping = Mapping(z_dim, self.w_dim, depth, classes)
         self.begin = Linear(self.w_dim, widths[0] * first[0] * first[1], GAIN)
@@ -141,11 +150,11 @@ class Generator(nn.Module):
             for i, (before, after) in enumerate(zip((widths[0], *widths), widths, strict=False))
         )
         self.to_image = nn.ModuleList(
-            ModulatedConv2d(n, 4 * channels, 3, self.w_dim, demodulate=False, dtype=own)
+            ModulatedConv2d(n, patch**2 * channels, 3, self.w_dim, demodulate=False, dtype=own)
             for n, own in zip(widths, self.dtypes, strict=True)
         )
         for layer in self.to_image:
-            start_smooth(layer)
+            start_smooth(layer, patch**2)
 
     def forward(self, z: Tensor, label: Tensor | None = None) -> Tensor:
         return self.synthesise(self.mapping(z, label))
@@ -159,8 +168,11 @@ class Generator(nn.Module):
         image: Tensor | None = None
         for stage, to_image, own, dtype in zip(self.stages, self.to_image, per_stage, self.dtypes, strict=True):
             x = stage(x.to(dtype), own)
-            detail = F.pixel_shuffle(to_image(x, own).float(), 2)
-            image = blur(detail if image is None else upsample(image) + detail)
+            detail = F.pixel_shuffle(to_image(x, own).float(), self.patch)
+            if self.patch == 1:  # there is only the repetition to smooth
+                image = detail if image is None else blur(upsample(image)) + detail
+            else:
+                image = blur(detail if image is None else upsample(image) + detail)
         assert image is not None
         return image
 
@@ -195,13 +207,14 @@ class Discriminator(nn.Module):
         channels: int,
         width: int,
         classes: int = 0,
+        patch: int = 2,
         dtype: torch.dtype = torch.float32,
     ) -> None:
         super().__init__()
-        self.dtype = dtype
-        self.plan = stages(size, width)
+        self.patch, self.dtype = patch, dtype
+        self.plan = stages(size, width, patch)
         widths, (height, breadth) = self.plan.widths[::-1], self.plan.sides[0]
-        self.enter = Conv2d(4 * channels, widths[0], 3, GAIN, dtype=dtype)
+        self.enter = Conv2d(patch**2 * channels, widths[0], 3, GAIN, dtype=dtype)
         self.blocks = nn.ModuleList(Block(n, out, dtype) for n, out in pairwise(widths))
         self.judge = Conv2d(widths[-1] + 1, widths[-1], 3, GAIN)
         self.features = Linear(widths[-1] * height * breadth, widths[-1], GAIN)
@@ -209,7 +222,7 @@ class Discriminator(nn.Module):
         self.embed = nn.Parameter(torch.randn(classes, widths[-1])) if classes else None
 
     def forward(self, images: Tensor, label: Tensor | None = None, sets: int = 1) -> Tensor:
-        x = F.pixel_unshuffle(images, 2).contiguous(memory_format=torch.channels_last).to(self.dtype)
+        x = F.pixel_unshuffle(images, self.patch).contiguous(memory_format=torch.channels_last).to(self.dtype)
         x = activate(self.enter(x))
         for block in self.blocks:
             x = block(x)

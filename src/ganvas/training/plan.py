@@ -19,7 +19,7 @@ from torch.utils.flop_counter import flop_registry
 from ganvas.config import BUDGETS, DEFAULT_MINUTES, DataSettings, RunConfig, Settings, TrainingSettings
 from ganvas.data.cache import Dataset
 from ganvas.errors import SettingError
-from ganvas.networks import FAMILIES, check, width_for
+from ganvas.networks import FAMILIES, check, patch_for, width_for
 from ganvas.objectives import Penalty, adversarial, penalty
 from ganvas.runtime import Machine
 from ganvas.training.augment import draw_changes
@@ -76,6 +76,7 @@ def derive(config: RunConfig, dataset: Dataset, machine: Machine, processes: int
         config.network,
         reasons,
         width=(width_for(size, pictures, device), shape),
+        patch=(patch_for(size, device) if name == "style" else None, "pixels a side of one place in the largest stage"),
         z_dim=(family.z_dim, f"what {name} is made for"),
     )
     kind, plain = config.objective.penalty, 0.0

@@ -17,6 +17,7 @@ from ganvas.checkpoint import load_latest, read_json, save, write_json
 from ganvas.config import GROUPS, RunConfig, describe
 from ganvas.data.cache import Dataset
 from ganvas.errors import CheckpointError, SettingError
+from ganvas.networks.build import PATCH
 from ganvas.training.monitor import Monitor
 from ganvas.training.monitor import stored as stored_monitor
 from ganvas.training.plan import Plan
@@ -38,6 +39,10 @@ CHANGEABLE = {
         "tensorboard",
     },
 }
+BEFORE: dict[str, dict[str, Any]] = {  # what settings that came later say of a run that began without them
+    "network": {"patch": PATCH},
+    "training": {"augment": 0.0, "clip": 0.0, "decay_images": 0, "optimiser": "adam"},
+}
 KEEP = 2  # checkpoints
 
 
@@ -49,9 +54,11 @@ def stored_config(folder: Path) -> RunConfig | None:
             raise SettingError(f"{folder}: is there already and is not a run folder; name another with --to")
         return None
     found: Any = read_json(path)
-    if isinstance(found, dict) and isinstance(found.get("training"), dict):
+    if isinstance(found, dict):
         # Settings that came later: a run that began without them goes on without.
-        found["training"] = {"augment": 0.0, "clip": 0.0, "decay_images": 0, "optimiser": "adam", **found["training"]}
+        for group, before in BEFORE.items():
+            if isinstance(found.get(group), dict):
+                found[group] = before | found[group]
     try:
         return RunConfig.model_validate(found)
     except ValidationError as error:
