@@ -148,13 +148,14 @@ def rows(page: str, *heads: str) -> list[list[str]]:
 
 
 def test_derived_widths_are_as_written() -> None:
-    from ganvas.networks import width_for
+    from ganvas.networks import patch_for, width_for
 
-    found = rows("model.md", "size", "pictures", "device", "width")
+    found = rows("model.md", "size", "pictures", "device", "width", "patch")
     assert len(found) >= 4
-    for size, pictures, device, width in found:
-        now = width_for(config.parse_size(size), int(pictures), device)
-        assert now == int(width), f"docs/model.md: {size}, {pictures} pictures, {device}: the width is {now}"
+    for size, pictures, device, *written in found:
+        shape = config.parse_size(size)
+        now = width_for(shape, int(pictures), device), patch_for(shape, device)
+        assert now == tuple(map(int, written)), f"docs/model.md: {size}, {pictures} pictures, {device}: it is {now}"
 
 
 def test_derived_penalties_are_as_written() -> None:
