@@ -39,7 +39,7 @@ from ganvas.errors import SettingError
 from ganvas.generation import generate
 from ganvas.generator import Generator, to_pixels
 from ganvas.networks import FAMILIES, build_generator
-from ganvas.networks.build import width_for
+from ganvas.networks.build import patch_for, width_for
 from ganvas.runtime import choose_machine
 from train_worker import describe_machine
 
@@ -51,7 +51,9 @@ PLAIN, OURS, FASTEST = "plain", "ganvas", "ganvas fastest"
 
 def write_model(side: int, channels: int, device: str, folder: Path) -> None:
     """A generator with the widths that `ganvas train` gives it by default, untrained, as a folder to load."""
-    network = {"width": width_for((side, side), MANY, device), "z_dim": FAMILIES["style"].z_dim}
+    shape = side, side
+    width, patch = width_for(shape, MANY, device), patch_for(shape, device)
+    network = {"width": width, "patch": patch, "z_dim": FAMILIES["style"].z_dim}
     config = make_config("noise", data={"size": (side, side)}, network=network)
     torch.manual_seed(0)
     built = build_generator(config.network, (side, side), channels)

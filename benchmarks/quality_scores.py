@@ -88,9 +88,10 @@ def batches(images: Pixels) -> Iterator[Pixels]:
 
 
 def write_grid(path: Path, images: Pixels) -> None:
-    """The first 64, eight by eight, as a PNG."""
+    """64 from all over, or all if there are no more, eight by eight, as a PNG: pictures may lie by kind."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    pixels = grid(np.asarray(images[:64]), columns=8)
+    chosen = np.linspace(0, len(images) - 1, min(64, len(images))).round().astype(int)
+    pixels = grid(np.asarray(images)[chosen], columns=8)
     Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels).save(path)
 
 

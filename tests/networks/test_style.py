@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from ganvas.networks import style
+from ganvas.networks.blocks import Conv2d
 from ganvas.networks.style import Discriminator, Generator, stages
 
 SIDES = st.integers(4, 32).map(lambda n: 8 * n)  # every side that the family makes
@@ -207,6 +208,21 @@ def test_what_is_finest_is_there_where_nothing_is_shuffled(patch: int) -> None:
     highest = torch.hann_window(46) * (1.0 - 2.0 * (torch.arange(46) % 2))
     finest = (images * highest).mean(-1).abs().mean()
     assert finest < 1e-3 if patch == 2 else finest > 5e-3, finest
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_maps_have_channels_last_all_the_way(channels: int, dtype: torch.dtype) -> None:
+    """Where they change order every operation after it is several times as slow."""
+    critic = Discriminator((32, 48), channels, 8, patch=1, dtype=dtype)
+    seen: list[Tensor] = []
+    for layer in critic.modules():
+        if isinstance(layer, Conv2d) and layer is not critic.judge:  # whose small map is put together anew
+            layer.register_forward_hook(lambda _, args, out: seen.extend([*args, out]))
+    critic(torch.randn(4, channels, 32, 48).requires_grad_(True)).sum().backward()
+    assert len(seen) > 20
+    # By the strides alone, for one channel: `is_contiguous` takes that for either order.
+    assert not [(maps.shape, maps.stride()) for maps in seen if maps.stride(1) != 1]
 
 
 def test_pixel_shuffle_and_its_opposite_meet() -> None:

@@ -245,6 +245,16 @@ def activate(x: Tensor) -> Tensor:
     return F.leaky_relu(x, SLOPE, inplace=True)
 
 
+def channels_last(x: Tensor) -> Tensor:
+    """`[B, C, H, W]` with channels last in memory, and with strides that say so where there is one channel.
+
+    One channel lies in either order; by its usual strides the library takes it for channels first, and goes on so.
+    """
+    if x.shape[1] > 1:
+        return x.contiguous(memory_format=torch.channels_last)
+    return x.reshape(len(x), *x.shape[2:], 1).permute(0, 3, 1, 2)
+
+
 def upsample(x: Tensor) -> Tensor:
     """Double height and width by repetition: `[B, C, H, W] -> [B, C, 2H, 2W]`."""
     if not x.is_cuda:

@@ -30,6 +30,7 @@ from ganvas.networks.blocks import (
     ModulatedConv2d,
     activate,
     blur,
+    channels_last,
     downsample,
     minibatch_deviation,
     normalise,
@@ -222,7 +223,7 @@ class Discriminator(nn.Module):
         self.embed = nn.Parameter(torch.randn(classes, widths[-1])) if classes else None
 
     def forward(self, images: Tensor, label: Tensor | None = None, sets: int = 1) -> Tensor:
-        x = F.pixel_unshuffle(images, self.patch).contiguous(memory_format=torch.channels_last).to(self.dtype)
+        x = channels_last(F.pixel_unshuffle(images, self.patch)).to(self.dtype)
         x = activate(self.enter(x))
         for block in self.blocks:
             x = block(x)
