@@ -169,10 +169,11 @@ class Generator(nn.Module):
         image: Tensor | None = None
         for stage, to_image, own, dtype in zip(self.stages, self.to_image, per_stage, self.dtypes, strict=True):
             x = stage(x.to(dtype), own)
-            detail = F.pixel_shuffle(to_image(x, own).float(), self.patch)
+            detail = to_image(x, own).float()
             if self.patch == 1:  # there is only the repetition to smooth
                 image = detail if image is None else blur(upsample(image)) + detail
             else:
+                detail = F.pixel_shuffle(detail, self.patch)
                 image = blur(detail if image is None else upsample(image) + detail)
         assert image is not None
         return image
