@@ -70,12 +70,12 @@ def test_what_a_step_takes_follows_from_a_trial_on_a_few_images(plan: Plan) -> N
     weights = sum(p.nbytes for p in (*players.generator.parameters(), *players.discriminator.parameters()))
     average = sum(p.nbytes for p in players.generator.parameters())
     copies = players.generator_weights.nbytes + players.discriminator_weights.nbytes
-    assert copies == pytest.approx(2 * weights, rel=0.01), "factors, and scaled: in fp32"
+    assert copies == pytest.approx(2 * weights, rel=0.03), "factors, and scaled, in fp32; each begins on 32 numbers"
     bases = sum(one.nbytes for name, one in players.tensors()["optimisers"].items() if re.search("(left|right)_", name))
     assert bases > 0
     remembered, working = 3 * weights + average + bases, 2 * weights  # with two moments and what SOAP knows
-    assert need.fixed == pytest.approx(remembered + copies + working, rel=0.01)
-    assert need.gradients == pytest.approx(weights, rel=0.01)
+    assert need.fixed == pytest.approx(remembered + copies + working, rel=0.03)
+    assert need.gradients == pytest.approx(weights, rel=0.03)
 
 
 @pytest.mark.parametrize(
