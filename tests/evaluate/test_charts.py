@@ -8,7 +8,7 @@ from itertools import pairwise
 from xml.etree import ElementTree
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from ganvas.evaluate.charts import (
@@ -125,6 +125,8 @@ curves = st.lists(
 
 
 @given(curves)
+@example([[1.0, 5e-324]])
+@example([[0.0, 5e-324]])
 def test_a_curve_stays_in_its_box_whatever_the_scores(values: list[list[float]]) -> None:
     lines = [
         Series(str(number), number, tuple(range(100, 100 + 50 * len(scores), 50)), tuple(scores), f"<run {number}>")

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from ganvas.evaluate.figures import number, share
 
 WIDTH = 320.0
+NOTHING = 1e-200  # a score of no more is 0 to an axis: steps of less have no logarithm
 LETTER, LINE = 6.6, 13.0  # a generous width of a letter, and the height of a line of text
 TONES = 6  # colours of series, as the style knows them; with more, colours come again and numbers tell them apart
 DASHES = ("", "6 3", "2 3", "9 3 2 3")
@@ -109,7 +110,7 @@ def score_curve(lines: Sequence[Series], features: str, key: str) -> str:
     The scores' axis is logarithmic where they span a factor of ten or more. `key` as for `quality_map`.
     """
     left, top, right, bottom = 44.0, 12.0, WIDTH - 36, 276.0
-    every = [score for line in lines for score in line.scores]
+    every = [score if abs(score) > NOTHING else 0.0 for line in lines for score in line.scores]
     low, high = min(every), max(every)
     log = low > 0 and high / low >= 10
     ticks = log_ticks(low, high) if log else linear_ticks(min(low, 0.0) if low < high / 2 else low, high)
