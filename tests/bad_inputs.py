@@ -112,6 +112,7 @@ _FLAGS = [
     ("not a size", "--size abc", "abc", "write 64"),
     ("negative size", "--size -64", "-64", "write 64"),
     ("too large for the network", "--size 512", "size 512x512", "32 to 256"),
+    ("too large a patch", "--patch 3", "patch = 3", "at most 2"),
     ("no images a step", "--batch 0", "batch = 0", "at least 2"),
     ("not whole", "--batch 3.5", "batch = 3.5", "whole number"),
     ("not a number", "--images many", "images = 'many'", "whole number"),

@@ -13,8 +13,11 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, Literal, get_args, get_origin
 
 import pytest
+from annotated_types import Ge
+from pydantic.fields import FieldInfo
 from rich.console import Console
 
 from ganvas import cli, config, console, named
@@ -53,6 +56,35 @@ def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]
 
 def test_ganvas_alone_prints_help(capsys: pytest.CaptureFixture[str]) -> None:
     assert said(capsys) == said(capsys, "--help")
+
+
+def least_and_choices(field: FieldInfo) -> list[Any]:
+    """The smallest value that a setting may have, where there is one, and all that it can be chosen from."""
+    least = [bound.ge for bound in field.metadata if isinstance(bound, Ge)]
+    kinds = [field.annotation, *get_args(field.annotation)]
+    return least + [choice for kind in kinds if get_origin(kind) is Literal for choice in get_args(kind)]
+
+
+WRITTEN = [
+    pytest.param(group, name, value, id=f"{name}-{value}")
+    for group in config.GROUPS
+    for name, field in type(getattr(config.make_config("x"), group)).model_fields.items()
+    for value in least_and_choices(field)
+]
+
+
+@pytest.mark.parametrize(("group", "name", "value"), WRITTEN)
+def test_what_a_setting_may_be_can_be_written(
+    group: str, name: str, value: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[config.RunConfig] = []
+    monkeypatch.setattr("ganvas.commands.plan_run", lambda found, to, given: asked.append(found) or 0)
+    assert cli.run(["train", "photos", "--dry-run", f"--{name.replace('_', '-')}", str(value)]) == 0
+    assert getattr(getattr(asked[0], group), name) == value
+
+
+def test_the_settings_that_can_be_written_are_found() -> None:
+    assert {"patch-1", "seed-0", "fit-pad", "optimiser-soap"} <= {case.id for case in WRITTEN}
 
 
 def test_help_and_refusals_need_no_torch() -> None:

@@ -99,8 +99,10 @@ class NetworkSettings(Settings):
     width: int | None = Field(
         None, ge=8, le=512, description="Channels of style at half of the size; derived from size, data and device."
     )
-    patch: Literal[1, 2] | None = Field(
+    patch: int | None = Field(
         None,
+        ge=1,
+        le=2,
         description="Pixels a side that one place of style's largest stage stands for: 1 is slower, and finer; derived "
         "from size.",
     )
