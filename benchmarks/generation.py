@@ -54,9 +54,9 @@ def write_model(side: int, channels: int, device: str, folder: Path) -> None:
     shape = side, side
     width, patch = width_for(shape, MANY, device), patch_for(shape, device)
     network = {"width": width, "patch": patch, "z_dim": FAMILIES["style"].z_dim}
-    config = make_config("noise", data={"size": (side, side)}, network=network)
+    config = make_config("noise", data={"size": shape}, network=network)
     torch.manual_seed(0)
-    built = build_generator(config.network, (side, side), channels)
+    built = build_generator(config.network, shape, channels)
     about = {
         "config": config.model_dump(mode="json"), "channels": channels, "classes": [], "size": [side, side],
         "seen_images": 0,

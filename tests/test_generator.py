@@ -107,10 +107,10 @@ def test_truncation_is_a_line_between_the_mean_and_w(trained: Path) -> None:
     network: Any = generator.network
     torch.manual_seed(0)
     with torch.inference_mode():
-        mean = network.mapping(torch.randn(50_000, network.z_dim)).mean(0)
+        mean = network.mapping(torch.randn(500_000, network.z_dim)).mean(0)
         found = generator.images([1, 2], 0.0)
         expected = network.synthesise(mean.expand(2, -1))
-    assert (found - expected).abs().mean() < 0.05 * expected.std()
+    assert (found - expected).abs().max() < 0.1 * expected.std()
 
 
 @pytest.mark.parametrize("truncation", [-0.1, 1.1, float("nan"), float("inf")])

@@ -13,7 +13,6 @@ from ganvas.errors import SettingError, did_you_mean
 from ganvas.networks import dcgan, style
 
 SMALL = 64 * 64  # pixels: on a CPU a picture of no more is made pixel by pixel
-PATCH = 2  # of networks whose settings say nothing of it, as those of early versions
 
 
 class Pair(NamedTuple):
@@ -94,7 +93,7 @@ def build_generator(
     assert settings.z_dim is not None and settings.width is not None
     if settings.network == "dcgan":
         return dcgan.Generator(size[0], channels, settings.z_dim, dtype)
-    patch = settings.patch or PATCH
+    patch = settings.patch or style.PATCH
     return style.Generator(size, channels, settings.width, settings.z_dim, classes, patch=patch, dtype=dtype)
 
 
@@ -110,5 +109,5 @@ def build(
     if settings.network == "dcgan":
         return Pair(generator, dcgan.Discriminator(size[0], channels, dtype))
     assert settings.width is not None
-    patch = settings.patch or PATCH
+    patch = settings.patch or style.PATCH
     return Pair(generator, style.Discriminator(size, channels, settings.width, classes, patch, dtype))

@@ -38,6 +38,7 @@ from ganvas.networks.blocks import (
 )
 
 MAPPING_RATE = 0.1  # of the other layers' learning rate
+PATCH = 2  # of networks of which nothing is said, as of early versions
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ class Stages:
     widths: tuple[int, ...]
 
 
-def stages(size: tuple[int, int], width: int, patch: int = 2) -> Stages:
+def stages(size: tuple[int, int], width: int, patch: int = PATCH) -> Stages:
     """Halve `size` (height, width) down to a side of 4 to 7 where it divides; `width` channels at half of the size.
 
     Widths grow by a factor of two a stage up to `4 * width`: capacity is cheap where maps are small. The largest stage
@@ -136,7 +137,7 @@ class Generator(nn.Module):
         z_dim: int = 128,
         classes: int = 0,
         depth: int = 2,
-        patch: int = 2,
+        patch: int = PATCH,
         dtype: torch.dtype = torch.float32,
     ) -> None:
         super().__init__()
@@ -209,7 +210,7 @@ class Discriminator(nn.Module):
         channels: int,
         width: int,
         classes: int = 0,
-        patch: int = 2,
+        patch: int = PATCH,
         dtype: torch.dtype = torch.float32,
     ) -> None:
         super().__init__()

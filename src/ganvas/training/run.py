@@ -17,7 +17,7 @@ from ganvas.checkpoint import load_latest, read_json, save, write_json
 from ganvas.config import GROUPS, RunConfig, describe
 from ganvas.data.cache import Dataset
 from ganvas.errors import CheckpointError, SettingError
-from ganvas.networks.build import PATCH
+from ganvas.networks.style import PATCH
 from ganvas.training.monitor import Monitor
 from ganvas.training.monitor import stored as stored_monitor
 from ganvas.training.plan import Plan
