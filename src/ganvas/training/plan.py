@@ -71,12 +71,15 @@ def derive(config: RunConfig, dataset: Dataset, machine: Machine, processes: int
         "flip": _flip_reason(config.data, dataset),
         "channels": f"{'grey' if channels == 1 else 'rgb'}: {_channels_reason(config.data, channels)}",
     }
-    shape = f"for {pictures:,} pictures of {height}x{width} on a {device}"
+    place = f"of {height}x{width} on a {device}"
     network = fill(
         config.network,
         reasons,
-        width=(width_for(size, pictures, device), shape),
-        patch=(patch_for(size, device) if name == "style" else None, "pixels a side of one place in the largest stage"),
+        width=(width_for(size, pictures, device), f"for {pictures:,} pictures {place}"),
+        patch=(
+            patch_for(size, device) if name == "style" else None,
+            f"pixels a side of what the largest stage makes at one place, for pictures {place}",
+        ),
         z_dim=(family.z_dim, f"what {name} is made for"),
     )
     kind, plain = config.objective.penalty, 0.0
