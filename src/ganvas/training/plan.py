@@ -71,14 +71,14 @@ def derive(config: RunConfig, dataset: Dataset, machine: Machine, processes: int
         "flip": _flip_reason(config.data, dataset),
         "channels": f"{'grey' if channels == 1 else 'rgb'}: {_channels_reason(config.data, channels)}",
     }
-    place = f"of {height}x{width} on a {device}"
+    shape = f"of {height}x{width} on a {device}"
     network = fill(
         config.network,
         reasons,
-        width=(width_for(size, pictures, device), f"for {pictures:,} pictures {place}"),
+        width=(width_for(size, pictures, device), f"for {pictures:,} pictures {shape}"),
         patch=(
             patch_for(size, device) if name == "style" else None,
-            f"pixels a side of what the largest stage makes at one place, for pictures {place}",
+            f"pixels a side of what the largest stage makes at one place, for pictures {shape}",
         ),
         z_dim=(family.z_dim, f"what {name} is made for"),
     )
