@@ -70,6 +70,7 @@ def test_what_was_asked_for_has_no_reason(dataset: Dataset, tiny: dict[str, Any]
     asked = make_config("discs", data={"size": 32}, network={"width": 8, "z_dim": 16}, training={"batch": 4})
     plan = derive(asked, dataset, MACHINE)
     assert {"width", "z_dim", "batch"}.isdisjoint(plan.reasons)
+    assert "32x32 on a cpu" in plan.reasons["patch"], "what was not asked for says what it was derived from"
     assert (plan.config.network.width, plan.config.network.z_dim, plan.config.training.batch) == (8, 16, 4)
 
 
