@@ -210,6 +210,9 @@ GENERATE = [
     Bad("unknown format", f"{USE} --format jpg", "jpg", "did you mean 'jpeg'?"),
     Bad("grid too large", f"{USE} --count 5000 --grid", "5,000", "leave --grid out"),
     Bad("target is a file", f"{USE} --count 2 --to photos/00.png", "photos/00.png", "name another with --to"),
+    Bad("target is a file, of a grid", f"{USE} --grid --to photos/00.png", "photos/00.png", "name another with --to"),
+    Bad("one picture for many", f"{USE} --count 2 --to new.png", "new.png", "add --grid"),
+    Bad("two formats", f"{USE} --grid --to new.png --format webp", "format webp", "leave one of the two out"),
     Bad("disk full", f"{USE} --count 4 --to out", "out/seed", "free some space",
         around=partial(disk_full, 1000), leaves="out"),
 ]  # fmt: skip

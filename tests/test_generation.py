@@ -74,6 +74,37 @@ def test_a_grid_of_one_names_its_seed(generator: Generator, tmp_path: Path) -> N
     assert mark is not None and mark.seed == 9
 
 
+@pytest.mark.parametrize("name", ["all.png", "new/all.WEBP", "all.jpeg"])
+@pytest.mark.parametrize("as_grid", [False, True])
+def test_one_picture_may_be_named(generator: Generator, tmp_path: Path, name: str, as_grid: bool) -> None:
+    wanted = [range(6)] if as_grid else [range(7, 8)]
+    for _ in range(2):  # its own file is replaced
+        made = generate(generator, wanted, tmp_path / name, as_grid=as_grid)
+    assert made == Made(6 if as_grid else 1, tmp_path / name)
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == [tmp_path / name]
+    mark = read_provenance(tmp_path / name)
+    assert mark is not None and mark.seed == (None if as_grid else 7)
+    images = generator.sample(wanted[0])
+    expected = grid(images) if as_grid else images[0]
+    assert abs(pixels(tmp_path / name).astype(int) - expected).mean() < (0.001 if name == "all.png" else 12)
+
+
+def test_a_folder_may_have_the_name_of_a_picture(generator: Generator, tmp_path: Path) -> None:
+    folder = tmp_path / "out.png"
+    folder.mkdir()
+    assert generate(generator, [range(2)], folder, as_grid=True).path == folder / "grid-0-1.png"
+
+
+def test_a_picture_of_another_is_not_replaced(generator: Generator, tmp_path: Path) -> None:
+    theirs = tmp_path / "mine.png"
+    Image.new("RGB", (4, 4)).save(theirs)
+    before = theirs.read_bytes()
+    for as_grid in (False, True):
+        with pytest.raises(StorageError, match=r"mine\.png: is a file that ganvas did not make; name another with --to"):
+            generate(generator, [range(1)], theirs, as_grid=as_grid)
+    assert theirs.read_bytes() == before and list(tmp_path.iterdir()) == [theirs]
+
+
 def test_options_reach_the_images(trained_classes: Path, tmp_path: Path) -> None:
     generator = Generator.load(trained_classes)
     generate(generator, [range(2)], tmp_path, truncation=0.5, label="late")

@@ -121,7 +121,7 @@ def generate(
     count
         How many images, from seed 0.
     to
-        The folder to write into; by default generated/ in the run folder.
+        The folder to write into, by default generated/ in the run folder; or of a grid or a single image the file.
     format
         The files: png, jpeg or webp.
     grid

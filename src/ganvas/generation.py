@@ -13,7 +13,8 @@ import numpy as np
 from ganvas.errors import SettingError, StorageError, did_you_mean
 from ganvas.files import storage_errors
 from ganvas.generator import Generator
-from ganvas.images import grid, write_image
+from ganvas.images import SUFFIXES as NAMED
+from ganvas.images import grid, read_provenance, write_image
 from ganvas.runtime import usable_cores
 
 SUFFIXES = {"png": ".png", "jpeg": ".jpg", "webp": ".webp"}
@@ -42,31 +43,54 @@ def generate(
 ) -> Made:
     """Write the images of `seeds` into the folder `to` as seed<number>.<format>, or with `as_grid` into one picture.
 
+    Where there is one picture to write, a grid or a single image, `to` may name it: "faces.png", ".jpg" or ".webp".
     `seeds` are ranges (`latents.parse_seeds`), so a million cost nothing to hold. Each file names its seed, the weights
     and that it was made by a model. Raises SettingError for a format, truncation or class that is not there, and
-    StorageError when the disk does not take it: what was written by then is whole.
+    StorageError when the disk does not take it: what was written by then is whole. Never replaces a file of another's.
     """
     if format not in SUFFIXES:
         raise SettingError(f"format '{format}' is unknown{did_you_mean(format, list(SUFFIXES))}: {', '.join(SUFFIXES)}")
     total, folder = sum(map(len, seeds)), Path(to)
     if as_grid and total > MAX_GRID:
         raise SettingError(f"a grid of {total:,} images: the most is {MAX_GRID:,}; leave --grid out to write files")
+    picture = named_picture(folder, format, total, as_grid)
     batches = generator.stream(chain.from_iterable(seeds), truncation=truncation, label=label)
-    if folder.exists() and not folder.is_dir():
-        raise StorageError(f"{folder}: is a file, not a folder to write images into; name another with --to")
-    with storage_errors(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-    if as_grid:
+    if picture is None:
+        with storage_errors(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+        if as_grid:
+            picture = folder / f"grid-{_span(seeds)}{SUFFIXES[format]}"
+    if picture is not None:
         images = np.concatenate([images for _, images in batches])
-        path = folder / f"grid-{_span(seeds)}{SUFFIXES[format]}"
-        write_image(path, grid(images), generator.provenance(seeds[0][0] if total == 1 else None))
-        return Made(total, path)
+        pixels = grid(images) if as_grid else images[0]
+        write_image(picture, pixels, generator.provenance(seeds[0][0] if total == 1 else None))
+        return Made(total, picture)
     done = 0
     for count in write_files(generator, batches, folder, SUFFIXES[format]):
         done += count
         if progress is not None:
             progress(done, total)
     return Made(total, folder)
+
+
+def named_picture(to: Path, format: str, total: int, as_grid: bool) -> Path | None:
+    """The one picture that `to` names, by its suffix; None where it names a folder. Raises for what cannot be written.
+
+    A picture that ganvas made is replaced; StorageError for any other file, SettingError for more images than one
+    picture has, and for a `format` other than what the name says.
+    """
+    named = None if to.is_dir() else NAMED.get(to.suffix.lower())
+    fits = named is not None and (as_grid or total == 1)
+    if to.exists() and not to.is_dir() and not (fits and read_provenance(to)):
+        what = "a file that ganvas did not make" if fits else "a file, not a folder to write images into"
+        raise StorageError(f"{to}: is {what}; name another with --to")
+    if named is None:
+        return None
+    if not fits:
+        raise SettingError(f"{to}: names one picture, for {total:,} images; add --grid, or name a folder with --to")
+    if format not in ("png", named):
+        raise SettingError(f"format {format}: {to} names another; leave one of the two out")
+    return to
 
 
 def write_files(
