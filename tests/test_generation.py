@@ -100,7 +100,9 @@ def test_a_picture_of_another_is_not_replaced(generator: Generator, tmp_path: Pa
     Image.new("RGB", (4, 4)).save(theirs)
     before = theirs.read_bytes()
     for as_grid in (False, True):
-        with pytest.raises(StorageError, match=r"mine\.png: is a file that ganvas did not make; name another with --to"):
+        with pytest.raises(
+            StorageError, match=r"mine\.png: is a file that ganvas did not make; name another with --to"
+        ):
             generate(generator, [range(1)], theirs, as_grid=as_grid)
     assert theirs.read_bytes() == before and list(tmp_path.iterdir()) == [theirs]
 

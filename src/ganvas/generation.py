@@ -87,7 +87,7 @@ def named_picture(to: Path, format: str, total: int, as_grid: bool) -> Path | No
     if named is None:
         return None
     if not fits:
-        raise SettingError(f"{to}: names one picture, for {total:,} images; add --grid, or name a folder with --to")
+        raise SettingError(f"{to}: names one picture, and these are {total:,} images; add --grid, or name a folder")
     if format not in ("png", named):
         raise SettingError(f"format {format}: {to} names another; leave one of the two out")
     return to

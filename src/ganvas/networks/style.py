@@ -106,8 +106,8 @@ class Stage(nn.Module):
 
     def forward(self, x: Tensor, w: Tensor) -> Tensor:
         if self.enter is not None:
-            x = upsample(activate(self.enter(x, w)))
-        return activate(self.refine(x, w))
+            x = activate(self.enter(x, w))
+        return activate(self.refine(x, w, double=self.enter is not None))
 
 
 @torch.no_grad()
