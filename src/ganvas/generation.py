@@ -43,10 +43,11 @@ def generate(
 ) -> Made:
     """Write the images of `seeds` into the folder `to` as seed<number>.<format>, or with `as_grid` into one picture.
 
-    Where there is one picture to write, a grid or a single image, `to` may name it: "faces.png", ".jpg" or ".webp".
+    Where there is one picture to write, a grid or a single image, `to` may name it: "faces.png", ".jpg" or ".webp";
+    so named, it replaces none but a picture that ganvas made.
     `seeds` are ranges (`latents.parse_seeds`), so a million cost nothing to hold. Each file names its seed, the weights
     and that it was made by a model. Raises SettingError for a format, truncation or class that is not there, and
-    StorageError when the disk does not take it: what was written by then is whole. Never replaces a file of another's.
+    StorageError when the disk does not take it: what was written by then is whole.
     """
     if format not in SUFFIXES:
         raise SettingError(f"format '{format}' is unknown{did_you_mean(format, list(SUFFIXES))}: {', '.join(SUFFIXES)}")
