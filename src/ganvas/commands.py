@@ -111,7 +111,7 @@ def generate_images(
             label=label,
             progress=counter,
         )
-    console.print(f"{made.count:,} images in {made.path}", soft_wrap=True)
+    console.print(f"{made.count:,} image{'s' * (made.count != 1)} in {made.path}", soft_wrap=True)
     return 0
 
 
