@@ -80,9 +80,11 @@ def named_picture(to: Path, format: str, total: int, as_grid: bool) -> Path | No
     A picture that ganvas made is replaced; StorageError for any other file, SettingError for more images than one
     picture has, and for a `format` other than what the name says.
     """
-    named = None if to.is_dir() else NAMED.get(to.suffix.lower())
+    if to.is_dir():
+        return None
+    named = NAMED.get(to.suffix.lower())
     fits = named is not None and (as_grid or total == 1)
-    if to.exists() and not to.is_dir() and not (fits and read_provenance(to)):
+    if to.exists() and not (fits and read_provenance(to)):
         what = "a file that ganvas did not make" if fits else "a file, not a folder to write images into"
         raise StorageError(f"{to}: is {what}; name another with --to")
     if named is None:
