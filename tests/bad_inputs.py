@@ -136,6 +136,7 @@ _FLAGS = [
     ("rate too high", "--learning-rate 2", "learning-rate = 2", "at most 1"),
     ("unknown optimiser", "--optimiser adamw", "adamw", "'soap' or 'adam'"),
     ("clip is for soap", "--optimiser adam --clip 1", "clip = 1", "leave it out"),
+    ("positions are for soap", "--optimiser adam --turn-positions", "turn-positions", "leave it out"),
     ("soap is for style", "--network dcgan --optimiser soap", "optimiser = soap", "use adam"),
     ("soap keeps no mean", "--optimiser soap --beta1 0.5", "beta1 = 0.5", "leave it at 0, or use adam"),
     ("unknown fit", "--fit squeeze", "squeeze", "'crop', 'pad' or 'stretch'"),

@@ -148,6 +148,9 @@ class TrainingSettings(Settings):
     clip: float | None = Field(
         None, ge=0, le=100, description="Longest step of a layer, in learning rates, with soap; 0: any. Derived."
     )
+    turn_positions: bool | None = Field(
+        None, description="Whether soap turns the positions of a kernel as it does channels; derived: on a CPU."
+    )
     learning_rate: float | None = Field(None, gt=0, le=1, description="Of both players, at the first batch; derived.")
     beta1: float = Field(0.0, ge=0, lt=1, description="Adam's decay of the gradient's average.")
     beta2: float = Field(0.99, gt=0, lt=1, description="Adam's decay of the squared gradient's average.")

@@ -144,6 +144,7 @@ def test_drawings_get_far_more_of_the_penalty_than_photographs_and_small_batches
         ({"optimiser": "adam"}, "adam"),
         ({"optimiser": "soap", "network": "dcgan"}, "optimiser = soap: is for the layers of style"),
         ({"optimiser": "adam", "clip": 1.0}, "clip = 1: is for the steps of soap, not of adam"),
+        ({"optimiser": "adam", "turn_positions": True}, "turn-positions: is for the steps of soap, not of adam"),
         ({"optimiser": "soap", "beta1": 0.5}, "beta1 = 0.5: soap goes without"),
     ],
 )
@@ -155,9 +156,11 @@ def test_soap_is_for_style_and_needs_no_mean(dataset: Dataset, settings: dict[st
         return
     plan = derive(config, dataset, MACHINE)
     assert plan.config.training.optimiser == found
+    assert plan.config.training.turn_positions is (found == "soap")
     for device, there in (("cuda", found), ("mps", "adam" if "optimiser" not in settings else found)):
         on_gpu = derive(config, dataset, replace(MACHINE, device=device))
         assert on_gpu.config.training.optimiser == there
+        assert on_gpu.config.training.turn_positions is False, "not tried there"
 
 
 def test_more_images_a_step_on_a_gpu_and_as_many_steps_before_the_rate_falls(dataset: Dataset) -> None:

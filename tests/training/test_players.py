@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from ganvas.config import RunConfig, make_config
 from ganvas.networks import FAMILIES
 from ganvas.runtime import Machine
 from ganvas.training.players import Players, make_players
+from ganvas.training.soap import LARGE, Soap
 from ganvas.training.step import move
 
 MACHINE = Machine("cpu", torch.float32, 1, "for a test")
@@ -64,6 +66,16 @@ def test_soap_clips_as_the_settings_say() -> None:
         step(players, 1)
         lengths.append([(new - old).norm().item() for new, old in zip(kernels, before, strict=True)])
     assert lengths[1] == pytest.approx([one / 2 for one in lengths[0]], rel=1e-3)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_soap_turns_in_what_the_convolutions_compute_in(dtype: torch.dtype) -> None:
+    config = config_of("style", optimiser="soap")
+    config = config.model_copy(update={"network": config.network.model_copy(update={"width": LARGE // 4})})
+    optimiser = make_players(config, 3, 0, replace(MACHINE, dtype=dtype)).discriminator_optimiser
+    assert isinstance(optimiser, Soap)
+    found = {min(layer.step.shape[::2]): layer.dtype for layer in optimiser.layers.values()}
+    assert found[LARGE] == dtype and found[LARGE // 2] == torch.float32
 
 
 def test_everything_that_a_step_changes_is_saved(config: RunConfig) -> None:

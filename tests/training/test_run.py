@@ -64,7 +64,7 @@ OTHERS: dict[str, Any] = {
     "count": 5, "max_megapixels": 1.0, "network": "dcgan", "width": 24, "patch": 1, "z_dim": 64, "objective": "hinge",
     "penalty": "none", "gamma": 2.0, "penalty_every": 2, "batch": 16, "first_batch": 16, "learning_rate": 0.5,
     "beta1": 0.5, "beta2": 0.5, "anneal": 0.0, "ema_images": 5, "augment": 0.5, "decay_images": 9, "seed": 8,
-    "samples": 9, "frames": 7, "shares": 2, "optimiser": "adam", "clip": 3.0,
+    "samples": 9, "frames": 7, "shares": 2, "optimiser": "adam", "clip": 3.0, "turn_positions": True,
 }  # fmt: skip
 
 
@@ -85,7 +85,7 @@ def test_what_defines_the_run_may_not_change(name: str) -> None:
 
 def test_a_run_from_before_a_setting_goes_on_without_it(tmp_path: Path) -> None:
     stored = STORED.model_dump(mode="json")
-    for name in ("augment", "clip", "decay_images", "optimiser"):
+    for name in ("augment", "clip", "decay_images", "optimiser", "turn_positions"):
         del stored["training"][name]
     del stored["network"]["patch"]
     write_json(tmp_path / "config.json", stored)
@@ -93,6 +93,7 @@ def test_a_run_from_before_a_setting_goes_on_without_it(tmp_path: Path) -> None:
     assert found is not None
     training = found.training
     assert (training.augment, training.clip, training.decay_images, training.optimiser) == (0.0, 0.0, 0, "adam")
+    assert training.turn_positions is False
     assert found.network.patch == 2
 
 

@@ -119,19 +119,43 @@ def test_a_basis_is_orthonormal_and_finds_what_is_entangled() -> None:
     assert conv.right is not None and conv.right.basis.shape == (6, 6), "channels, not positions of the kernel"
 
 
-def test_turning_there_and_back_changes_nothing() -> None:
+@pytest.mark.parametrize("positions", [False, True])
+def test_turning_there_and_back_changes_nothing(positions: bool) -> None:
     net, weights = made()
-    optimiser = Soap(weights, lr=RATE, betas=(0.0, 0.99))
+    optimiser = Soap(weights, positions=positions, lr=RATE, betas=(0.0, 0.99))
     for seed in range(3):
         assert moved(optimiser, weights, random_gradients(weights, seed))
     everything = weights.matrices(weights.masters[0].data)
     for parameter, layer in optimiser.layers.items():
+        assert ("middle_basis" in layer.tensors()) is positions
         matrix = everything[parameter]
         there = layer.into_basis(matrix)
         assert not torch.allclose(there, matrix, atol=1e-2) and torch.allclose(there.norm(), matrix.norm())
         assert torch.allclose(layer.out_of_basis(there), matrix, atol=1e-5)
     place = weights.matrices(weights.masters[0].data)[net.conv.weight]
     assert place.shape == (10, 9, 6) and torch.equal(place[2, 5, 4], net.conv.weight[2, 4, 1, 2]), "row by row"
+
+
+def test_large_layers_are_turned_in_the_lower_precision_and_others_are_not() -> None:
+    torch.manual_seed(0)
+    net = nn.ModuleList([Conv2d(64, 80, 3), Conv2d(63, 80, 3)])
+    rough, fine = (Soap(Weights(net), dtype=dtype, lr=RATE) for dtype in (torch.bfloat16, torch.float32))
+    for parameter, layer in fine.layers.items():
+        other = rough.layers[parameter]
+        for side, copy in ((layer.left, other.left), (layer.right, other.right)):
+            assert side is not None and copy is not None
+            side.basis.copy_(orthogonal(len(side.basis), len(side.basis)))
+            copy.basis.copy_(side.basis)
+        gradient = torch.randn_like(layer.step)
+        for one, same in (
+            (layer.into_basis(gradient), other.into_basis(gradient)),
+            (layer.out_of_basis(gradient), other.out_of_basis(gradient)),
+        ):
+            error = ((same.float() - one).norm() / one.norm()).item()
+            if layer.step.shape[2] == 64:
+                assert 1e-4 < error < 1e-2 and same.dtype == torch.bfloat16
+            else:
+                assert torch.equal(same, one)
 
 
 def bowl(optimiser: Callable[[Weights], torch.optim.Adam], axes: Tensor, steps: int = 300) -> float:
@@ -167,6 +191,26 @@ def test_channels_that_are_entangled_do_not_slow_it_down() -> None:
 
     assert bowl(plain, across) > 1e-3 and bowl(plain, own) < 1e-6
     assert bowl(turning, across) < 1e-6 and bowl(turning, own) < 1e-6
+
+
+def test_positions_that_are_entangled_do_not_slow_it_down() -> None:
+    """As above, with the nine positions of a kernel in the place of its input channels; only where they are turned."""
+    across, steep = orthogonal(9, 5), 10.0 ** -torch.linspace(0, 3, 9)
+
+    def left(positions: bool, steps: int = 300) -> float:
+        net, weights = made()
+        own = Soap(weights, positions=positions, lr=RATE, betas=(0.0, 0.9))
+        kernel = weights.matrices(weights.masters[0].data)[net.other.weight]
+        target = kernel + 0.3 * torch.randn(7, 9, 12)
+        for step in range(steps):
+            error = across.t() @ (kernel - target)
+            gradients = [torch.zeros_like(master) for master in weights.masters]
+            weights.matrices(gradients[0])[net.other.weight].copy_(across @ (steep[:, None] * error))
+            own.param_groups[0]["lr"] = RATE * (1 - step / steps)
+            assert moved(own, weights, gradients)
+        return float(((across.t() @ (kernel - target)).square() * steep[:, None]).sum())
+
+    assert left(positions=True) < 1e-6 < 1e-3 < left(positions=False)
 
 
 def test_a_step_that_is_not_taken_teaches_nothing() -> None:

@@ -86,7 +86,7 @@ def derive(config: RunConfig, dataset: Dataset, machine: Machine, processes: int
     if config.objective.gamma is None or config.training.batch is None:
         plain = fmean(plain_share(dataset.images[index]) for index in dataset.train[:PLAIN_OF])
     optimiser = config.training.optimiser or default_optimiser(name, device, config.training.beta1)
-    check_optimiser(optimiser, name, config.training.beta1, config.training.clip)
+    check_optimiser(optimiser, name, config.training)
     growing = config.training.batch is None and batch_grows(name, device, optimiser, plain > PLAIN)
     objective = fill(
         config.objective,
@@ -103,6 +103,10 @@ def derive(config: RunConfig, dataset: Dataset, machine: Machine, processes: int
         first_batch=(first, why_first(first, batch)),
         optimiser=(optimiser, f"for {name} on a {device}"),
         clip=(default_clip(growing), "longest step of a layer, in learning rates; 0: any"),
+        turn_positions=(
+            optimiser == "soap" and device == "cpu",
+            "whether soap turns the positions of a kernel as it does channels",
+        ),
         learning_rate=(default_rate(name, optimiser, growing), f"for {name} with {optimiser}, at the first batch"),
         decay_images=(
             default_decay(name, first, growing),
@@ -183,16 +187,20 @@ def check_first(first: int, batch: int, shares: int) -> None:
         raise SettingError(f"first-batch {first}: {shares} shares do not divide it; leave it out, or give --shares")
 
 
-def check_optimiser(optimiser: str, network: str, beta1: float, clip: float | None) -> None:
-    """Raise SettingError where `optimiser` cannot train `network` with that β₁ and that clipping."""
+def check_optimiser(optimiser: str, network: str, asked: TrainingSettings) -> None:
+    """Raise SettingError where `optimiser` cannot train `network` with the settings that are `asked`."""
     if optimiser != "soap":
-        if clip:
-            raise SettingError(f"clip = {clip:g}: is for the steps of soap, not of {optimiser}; leave it out")
+        if asked.clip:
+            raise SettingError(f"clip = {asked.clip:g}: is for the steps of soap, not of {optimiser}; leave it out")
+        if asked.turn_positions:
+            raise SettingError(f"turn-positions: is for the steps of soap, not of {optimiser}; leave it out")
         return
     if network != "style":
         raise SettingError(f"optimiser = soap: is for the layers of style, not of {network}; use adam")
-    if beta1:
-        raise SettingError(f"beta1 = {beta1:g}: soap goes without a mean of gradients; leave it at 0, or use adam")
+    if asked.beta1:
+        raise SettingError(
+            f"beta1 = {asked.beta1:g}: soap goes without a mean of gradients; leave it at 0, or use adam"
+        )
 
 
 def default_batch(network: str, device: str) -> int:

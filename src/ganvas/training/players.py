@@ -105,12 +105,13 @@ def make_players(config: RunConfig, channels: int, classes: int, machine: Machin
     discriminator.to(machine.device)
     average = start_average(generator)
     weights = Weights(generator), Weights(discriminator)
-    optimisers = [make_optimiser(player, settings, machine.device) for player in weights]
+    optimisers = [make_optimiser(player, settings, machine) for player in weights]
     return Players(generator, discriminator, average, *weights, *optimisers)
 
 
-def make_optimiser(weights: Weights, settings: TrainingSettings, device: str) -> torch.optim.Adam:
+def make_optimiser(weights: Weights, settings: TrainingSettings, machine: Machine) -> torch.optim.Adam:
     """What moves a player's weights: Adam, or Adam in the eigenbases (`training.soap`), with all state in place."""
+    device = machine.device
     adam: dict[str, Any] = {
         "lr": settings.learning_rate,
         "betas": (settings.beta1, settings.beta2),
@@ -120,7 +121,8 @@ def make_optimiser(weights: Weights, settings: TrainingSettings, device: str) ->
     if device == "cuda":
         adam["lr"] = torch.tensor(adam["lr"], device=device)
     if settings.optimiser == "soap":
-        optimiser: torch.optim.Adam = Soap(weights, clip=settings.clip or 0.0, **adam)
+        dtype = machine.dtype if device == "cpu" else torch.float32
+        optimiser: torch.optim.Adam = Soap(weights, settings.clip or 0.0, bool(settings.turn_positions), dtype, **adam)
     else:
         optimiser = torch.optim.Adam(weights.masters, **adam)
     _fill(optimiser)

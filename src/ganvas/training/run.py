@@ -41,7 +41,7 @@ CHANGEABLE = {
 }
 BEFORE: dict[str, dict[str, Any]] = {  # what settings that came later say of a run that began without them
     "network": {"patch": PATCH},
-    "training": {"augment": 0.0, "clip": 0.0, "decay_images": 0, "optimiser": "adam"},
+    "training": {"augment": 0.0, "clip": 0.0, "decay_images": 0, "optimiser": "adam", "turn_positions": False},
 }
 KEEP = 2  # checkpoints
 

@@ -7,7 +7,9 @@
 Vyas et al. 2024, "SOAP: Improving and Stabilizing Shampoo using Adam", algorithm 3; L and R are those of Gupta et al.
 2018, "Shampoo". Adam gives each weight a step of its own, which is right where gradients of different weights have
 nothing to do with each other; between the channels of a layer they have, and the eigenbases part what belongs
-together. A kernel's positions count as so many more columns of L's matrix and rows of R's.
+together. A kernel's positions count as so many more columns of L's matrix and rows of R's, and may be a third side,
+turned as channels are: maps are smooth, so that gradients at neighbouring positions are nearly the same, and the little
+by which they differ, which is what makes fine detail, would have steps of no more than its share.
 
 A layer's step may be clipped to a root mean square of so many learning rates: it is longer where gradients grow faster
 than Adam's memory of them (Shazeer and Stern 2018, "Adafactor: Adaptive Learning Rates with Sublinear Memory Cost",
@@ -27,6 +29,7 @@ from ganvas.training.weights import Weights
 LOOK, TURN = 4, 5  # steps from one look at the gradients to the next; looks from one turn of a basis to the next
 MEMORY = 0.85  # β of L and R, a look
 EARLY = 8  # steps at first of which each brings a look and a turn: the moments are those of few gradients
+LARGE = 64  # channels on both sides: so large products are quicker in bf16 on a CPU that has it
 LONGEST = 256  # channels: along a longer side, as of a map that is laid out flat, gradients stay as they are
 
 
@@ -51,40 +54,52 @@ class Side:
 
 
 class Layer:
-    """A layer with what is known of both sides; `None` where a side is longer than `LONGEST`, or of one.
+    """A layer with what is known of its sides; `None` where a side is longer than `LONGEST`, of one, or not turned.
 
     `step` and `gradient` are its parts of what Adam moves and is given, `[outputs, positions, inputs]`; layers of
-    different `number` turn their bases in different steps.
+    different `number` turn their bases in different steps. What is turned is rounded to `dtype` where a layer is large;
+    moments and bases are fp32.
     """
 
-    def __init__(self, number: int, step: Tensor, gradient: Tensor) -> None:
+    def __init__(self, number: int, step: Tensor, gradient: Tensor, positions: bool, dtype: torch.dtype) -> None:
         self.number, self.step, self.gradient = number, step, gradient
-        outputs, _, inputs = step.shape
-        self.left, self.right = (Side(n, step.device) if 1 < n <= LONGEST else None for n in (outputs, inputs))
+        outputs, places, inputs = step.shape
+        self.dtype = dtype if min(outputs, inputs) >= LARGE else torch.float32
+        self.left, self.middle, self.right = (
+            Side(n, step.device) if 1 < n <= LONGEST else None for n in (outputs, places if positions else 1, inputs)
+        )
 
     def learn(self, gradient: Tensor, weight: Tensor, count: int) -> None:
         """Take in the gradient `[outputs, positions, inputs]` of step `count`."""
         turn = count <= EARLY or (count // LOOK + self.number) % TURN == 0
         if self.left is not None:
             self.left.learn(gradient.flatten(1), weight, count == 1, turn)
+        if self.middle is not None:
+            self.middle.learn(gradient.transpose(0, 1).flatten(1), weight, count == 1, turn)
         if self.right is not None:
             self.right.learn(gradient.flatten(0, 1).t(), weight, count == 1, turn)
 
     def into_basis(self, gradient: Tensor) -> Tensor:
-        """Q_Lᵀ G Q_R of `[outputs, positions, inputs]`."""
-        turned = gradient if self.right is None else gradient @ self.right.basis
-        return turned if self.left is None else (self.left.basis.t() @ turned.flatten(1)).view_as(turned)
+        """Q_Lᵀ G Q_R of `[outputs, positions, inputs]`, and positions turned alike."""
+        return self._turned(gradient, lambda side: side.basis.t())
 
     def out_of_basis(self, step: Tensor) -> Tensor:
-        """Q_L G Q_Rᵀ: what `into_basis` was given."""
-        turned = step if self.right is None else step @ self.right.basis.t()
-        return turned if self.left is None else (self.left.basis @ turned.flatten(1)).view_as(turned)
+        """Q_L G Q_Rᵀ, and positions: what `into_basis` was given."""
+        return self._turned(step, lambda side: side.basis)
+
+    def _turned(self, matrix: Tensor, axes: Callable[[Side], Tensor]) -> Tensor:
+        """Multiply each side by its axes."""
+        turned = matrix if self.middle is None else axes(self.middle) @ matrix
+        turned = turned.to(self.dtype)
+        if self.right is not None:
+            turned = turned @ axes(self.right).t().to(self.dtype)
+        return turned if self.left is None else (axes(self.left).to(self.dtype) @ turned.flatten(1)).view_as(turned)
 
     def tensors(self) -> dict[str, Tensor]:
         """What a checkpoint keeps of it."""
         return {
             f"{name}_{what}": tensor
-            for name, side in (("left", self.left), ("right", self.right))
+            for name, side in (("left", self.left), ("middle", self.middle), ("right", self.right))
             if side is not None
             for what, tensor in (("moments", side.moments), ("basis", side.basis))
         }
@@ -105,10 +120,17 @@ class Soap(torch.optim.Adam):
     Adam's first parameter stands for the tensor of all weights: zeros, in the bases, which Adam moves by a step; this
     is then turned back and added. β₁ is 0: a mean of gradients would have to be turned with the bases. `state` also
     holds what is known of layers, by parameter of the network. `clip`: the longest root mean square of a layer's step,
-    in learning rates; 0: any.
+    in learning rates; 0: any. `positions`: whether these are turned. `dtype`: what large layers are turned in.
     """
 
-    def __init__(self, weights: Weights, clip: float = 0.0, **settings: Any) -> None:
+    def __init__(
+        self,
+        weights: Weights,
+        clip: float = 0.0,
+        positions: bool = False,
+        dtype: torch.dtype = torch.float32,
+        **settings: Any,
+    ) -> None:
         self._clip = clip
         self._weights, (self._whole, *others) = weights, weights.masters
         self._step = nn.Parameter(torch.zeros_like(self._whole))
@@ -116,7 +138,9 @@ class Soap(torch.optim.Adam):
         steps, gradients = weights.matrices(self._step.data), weights.matrices(self._step.grad)
         kernels = [parameter for parameter, matrix in steps.items() if matrix.shape[1] > 1]
         kernels.sort(key=lambda parameter: parameter.numel(), reverse=True)  # so that several threads end together
-        self.layers = {own: Layer(number, steps[own], gradients[own]) for number, own in enumerate(kernels)}
+        self.layers = {
+            own: Layer(number, steps[own], gradients[own], positions, dtype) for number, own in enumerate(kernels)
+        }
         super().__init__([self._step, *others], **settings)
         self.state.update({parameter: layer.tensors() for parameter, layer in self.layers.items()})
         self._count = 0  # of steps, as Adam counts them on the device
