@@ -103,10 +103,7 @@ def derive(config: RunConfig, dataset: Dataset, machine: Machine, processes: int
         first_batch=(first, why_first(first, batch)),
         optimiser=(optimiser, f"for {name} on a {device}"),
         clip=(default_clip(growing), "longest step of a layer, in learning rates; 0: any"),
-        turn_positions=(
-            optimiser == "soap" and device == "cpu",
-            "whether soap turns the positions of a kernel as it does channels",
-        ),
+        turn_positions=(optimiser == "soap" and device == "cpu", f"for {name} with {optimiser} on a {device}"),
         learning_rate=(default_rate(name, optimiser, growing), f"for {name} with {optimiser}, at the first batch"),
         decay_images=(
             default_decay(name, first, growing),
