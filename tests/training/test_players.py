@@ -68,6 +68,16 @@ def test_soap_clips_as_the_settings_say() -> None:
     assert lengths[1] == pytest.approx([one / 2 for one in lengths[0]], rel=1e-3)
 
 
+@pytest.mark.parametrize("turned", [False, True])
+def test_soap_turns_positions_as_the_settings_say(turned: bool) -> None:
+    players = make_players(config_of("style", optimiser="soap", turn_positions=turned), 3, 0, MACHINE)
+    for optimiser in (players.generator_optimiser, players.discriminator_optimiser):
+        assert isinstance(optimiser, Soap)
+        assert all((layer.middle is not None) is turned for layer in optimiser.layers.values())
+    saved = [name for name in players.tensors()["optimisers"] if name.endswith("middle_basis")]
+    assert bool(saved) is turned, "and a checkpoint keeps them"
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_soap_turns_in_what_the_convolutions_compute_in(dtype: torch.dtype) -> None:
     config = config_of("style", optimiser="soap")
