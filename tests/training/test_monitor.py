@@ -197,6 +197,16 @@ def test_scores_that_wobble_or_come_late_do_not() -> None:
     assert not any(late.after_score(score, 0.95) for score in [40.0, 60.0, 61.0, 62.0, 63.0, 64.0])
 
 
+def test_it_calls_a_run_stalled_only_where_six_scores_are_no_better_than_those_before() -> None:
+    improving = Monitor()
+    assert not any(improving.after_score(score, 0.2) for score in [90.0, 80.0, 72.0, 66.0, 61.0, 57.0, 54.0, 52.0])
+    flat, before = Monitor(), [90.0, 50.0, 40.0]
+    found = [flat.after_score(score, 0.2) for score in [*before, 41.0, 40.0, 42.0, 39.5, 41.0, 40.5]]
+    assert not any(found[:-1]), "fewer than six after the best say nothing"
+    assert found[-1] is not None and (found[-1].state, found[-1].action) == ("stalled", None)
+    assert flat.after_score(35.0, 0.2) is None
+
+
 def test_it_goes_on_after_a_resume_as_if_nothing_had_been(watch: Monitor) -> None:
     twin = stored({"monitor": json.loads(json.dumps(watch.row()))}, True, 0)
     sick = [SICK["critic too strong"]] * 9 + [SICK["collapsing"]] * 3

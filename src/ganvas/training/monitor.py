@@ -8,6 +8,7 @@ they are wide: a false alarm costs a sound run more than a late one costs a fail
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
@@ -162,7 +163,8 @@ class Monitor:
             self.memory.state = "finished improving"
             why = f"{WORSE_IN_A_ROW} scores in a row are worse than the best, {best:.0f}, which is kept in best/"
             return Finding("finished improving", why, "stop" if self.treats else None)
-        if progress < STALL_BEFORE and min(scores[-STALL_SCORES:]) > 0.98 * min(scores[:-STALL_SCORES], default=0.0):
+        before = min(scores[:-STALL_SCORES], default=math.inf)
+        if progress < STALL_BEFORE and min(scores[-STALL_SCORES:]) > 0.98 * before:
             self.memory.state = "stalled"
             return Finding("stalled", f"the last {STALL_SCORES} scores are no better than those before")
         return None
