@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ PRODUCTS = (
 PRODUCT_KERNELS = ("gemm", "conv", "cutlass", "xmma", "nvjet", "fprop", "dgrad", "wgrad")
 # How many maps, and of which side: enough to keep the device busy.
 PEAK_MAPS = {"cpu": (64, 16), "cuda": (1024, 32)}
+SHARE_TRIES = 5  # of the share of time in products, each with one cycle to be timed and one to be profiled
 PEAK_SECONDS = 0.1  # of each of the eight convolutions, each round
 
 
@@ -146,21 +148,25 @@ def products_share(contender: Contender, device: str, timed: Callable[[Callable[
     """Share of a cycle of steps that threads, or the GPU, spend inside convolutions and matrix products, 0 to 1.
 
     Of the time of all threads that take shares, measured without the profiler: waiting, Python and all other operations
-    are the rest. Inside a product its own time is counted, and not what it calls.
+    are the rest. Inside a product its own time is counted, and not what it calls. A median, for machines are noisy.
     """
     from torch._C._profiler import _ExperimentalConfig
     from torch.profiler import ProfilerActivity, profile
 
-    seconds = timed(contender.step, contender.cycle)
     activity = ProfilerActivity.CUDA if device == "cuda" else ProfilerActivity.CPU
     everywhere = _ExperimentalConfig(profile_all_threads=device == "cpu")
-    with profile(activities=[activity], experimental_config=everywhere) as taken:
-        timed(contender.step, contender.cycle)
-    if device == "cuda":
-        kernels = [one for one in taken.key_averages() if any(part in one.key.lower() for part in PRODUCT_KERNELS)]
-        return float(sum(one.self_device_time_total for one in kernels) / 1e6 / seconds)
-    inside = sum(one.self_cpu_time_total for one in taken.key_averages() if one.key in PRODUCTS) / 1e6
-    return float(inside / (seconds * contender.about.get("shares", 1)))
+
+    def measure() -> float:
+        seconds = timed(contender.step, contender.cycle)
+        with profile(activities=[activity], experimental_config=everywhere) as taken:
+            timed(contender.step, contender.cycle)
+        if device == "cuda":
+            kernels = [one for one in taken.key_averages() if any(part in one.key.lower() for part in PRODUCT_KERNELS)]
+            return float(sum(one.self_device_time_total for one in kernels) / 1e6 / seconds)
+        inside = sum(one.self_cpu_time_total for one in taken.key_averages() if one.key in PRODUCTS) / 1e6
+        return float(inside / (seconds * contender.about.get("shares", 1)))
+
+    return median(measure() for _ in range(SHARE_TRIES))
 
 
 def peak_cases(device: str) -> dict[str, tuple[Callable[[], object], float]]:
