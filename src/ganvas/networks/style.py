@@ -225,7 +225,8 @@ class Discriminator(nn.Module):
         self.embed = nn.Parameter(torch.randn(classes, widths[-1])) if classes else None
 
     def forward(self, images: Tensor, label: Tensor | None = None, sets: int = 1) -> Tensor:
-        x = channels_last(F.pixel_unshuffle(images, self.patch)).to(self.dtype)
+        patches = images if self.patch == 1 else F.pixel_unshuffle(images, self.patch)  # of one pixel it is a slow copy
+        x = channels_last(patches).to(self.dtype)
         x = activate(self.enter(x))
         for block in self.blocks:
             x = block(x)
